@@ -1,0 +1,146 @@
+use std::{fmt, hash, sync::Arc};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use crate::{Error, Result};
+
+/// A JSON document as text: an input, an output, an error, the body of a log entry.
+///
+/// Stores return it byte for byte, white space around the document aside: key order, duplicate
+/// keys, the spelling of numbers and escapes are kept. Equality is equality of the text. Cloning
+/// shares the text.
+#[derive(Clone)]
+pub struct Payload(Arc<RawValue>);
+
+impl Payload {
+    /// The document `null`.
+    pub fn null() -> Self {
+        Payload(RawValue::NULL.to_owned().into())
+    }
+
+    /// Takes JSON text as it is.
+    ///
+    /// # Errors
+    /// `Invalid` when the text is not one JSON document; the message has line and column.
+    pub fn from_text(text: impl Into<String>) -> Result<Self> {
+        let raw: Box<RawValue> = {
+            let text = text.into();
+            match text.trim_matches([' ', '\t', '\n', '\r']).len() == text.len() {
+                true => RawValue::from_string(text),
+                false => serde_json::from_str(&text),
+            }
+        }
+        .map_err(|error| Error::invalid(format!("not JSON: {error}")))?;
+        Ok(Payload(raw.into()))
+    }
+
+    /// Serialises a value.
+    ///
+    /// # Errors
+    /// `Invalid` when the value cannot be written as JSON (a map with keys that are no strings).
+    pub fn from_value<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
+        let raw = serde_json::value::to_raw_value(value)
+            .map_err(|error| Error::invalid(format!("cannot be written as JSON: {error}")))?;
+        Ok(Payload(raw.into()))
+    }
+
+    /// Reads the document as a value of type `T`.
+    ///
+    /// # Errors
+    /// `Invalid` when the document has another shape.
+    pub fn to<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_str(self.as_str()).map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
+    /// The length of the text in bytes.
+    pub fn len(&self) -> usize {
+        self.as_str().len()
+    }
+
+    /// Never: the shortest document has one byte.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+}
+
+impl Default for Payload {
+    fn default() -> Self {
+        Self::null()
+    }
+}
+
+impl PartialEq for Payload {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Payload {}
+
+impl hash::Hash for Payload {
+    fn hash<H: hash::Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
+    }
+}
+
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 200;
+        match self.as_str().char_indices().nth(SHOWN) {
+            None => f.write_str(self.as_str()),
+            Some((end, _)) => write!(f, "{}... ({} bytes)", &self.as_str()[..end], self.len()),
+        }
+    }
+}
+
+impl fmt::Display for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Serialize for Payload {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Payload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Box::<RawValue>::deserialize(deserializer).map(|raw| Payload(raw.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_kept_byte_for_byte_but_for_outer_white_space() {
+        for text in [
+            r#"{"b":1,"a":2,"a":3}"#,
+            "9007199254740993",
+            "-0.0",
+            "1e308",
+            r#""\u0000 \ud800 $a.b""#,
+            "{ \"spaced\" :\n1 }",
+        ] {
+            assert_eq!(Payload::from_text(text).unwrap().as_str(), text);
+            assert_eq!(Payload::from_text(format!(" \n{text}\t")).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn text_that_is_not_one_document_is_refused_with_its_place() {
+        for text in ["", "{", "1 2", "nul", "{\"a\":}"] {
+            let error = Payload::from_text(text).unwrap_err().to_string();
+            assert!(error.contains("line 1 column"), "{error}");
+        }
+    }
+}
