@@ -1,1 +1,54 @@
-//! x
+#![doc = include_str!("lib.md")]
+
+mod active;
+mod catalog;
+mod committer;
+mod ctx;
+mod enqueue;
+mod error;
+mod extract;
+mod handle;
+mod handler;
+mod io;
+mod jitter;
+mod keeper;
+mod queue;
+mod run;
+mod summary;
+mod task;
+mod worker;
+mod workflow;
+
+#[cfg(feature = "flow")]
+pub mod flow;
+#[cfg(feature = "program")]
+pub mod program;
+
+pub use ctx::JobCtx;
+pub use enqueue::{Enqueue, EnqueueMany};
+pub use error::{BuildError, TaskError, TaskResult};
+pub use extract::{FromJob, Registration, Role, State, States};
+pub use handle::{JobHandle, OutputError};
+pub use handler::{DynTask, DynWorkflow, Handler};
+pub use queue::{Queue, connect, registry};
+pub use summary::{JobReport, JobResult, Summary};
+pub use task::{Backoff, Growth, Task, TaskOptions};
+pub use worker::{Pass, UnknownKinds, Worker, WorkerBuilder};
+pub use workflow::{
+    INLINE, InlineStep, StepEntry, StepState, StepStatus, TaskStep, Wf, step_statuses,
+};
+
+/// Derives [`Task`] for the type of a task's input.
+pub use queue_macros::Task;
+
+pub use queue_core as core;
+#[doc(no_inline)]
+pub use queue_core::{
+    Error, ErrorKind, Job, JobError, JobFilter, JobId, JobQuery, JobStore, Lane, MemoryStore,
+    Order, Outcome, Payload, QueueName, Result, State as JobState, States as JobStates,
+    StoreRegistry, Timestamp, Unique,
+};
+
+#[cfg(feature = "sqlite")]
+#[doc(no_inline)]
+pub use queue_sqlite as sqlite;

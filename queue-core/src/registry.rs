@@ -29,7 +29,7 @@ pub type Opener =
 ///     error.to_string(),
 ///     "configuration: unknown URL scheme \"mysql\"; known are memory:, scratch:"
 /// );
-/// # queue_core::Result::Ok(()) }).unwrap();
+/// # queue_core::Result::<()>::Ok(()) }).unwrap();
 /// ```
 #[derive(Clone)]
 pub struct StoreRegistry {

@@ -1,1 +1,16 @@
-//! x
+//! The derive macro of `queue`. Use it as `queue::Task`.
+
+mod task;
+
+use proc_macro::TokenStream;
+use syn::{DeriveInput, parse_macro_input};
+
+/// Derives `queue::Task` for the type of a task's input.
+///
+/// `#[task(name = "send-email", output = Receipt, queue = "mail", retries = 3)]`: `name` is required,
+/// `output` is `()` when it is not said.
+#[proc_macro_derive(Task, attributes(task))]
+pub fn derive_task(input: TokenStream) -> TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    task::derive(&input).unwrap_or_else(syn::Error::into_compile_error).into()
+}

@@ -1,0 +1,78 @@
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{DeriveInput, Error, LitInt, LitStr, Result, Type};
+
+/// What `#[task(..)]` says.
+#[derive(Default)]
+struct Attributes {
+    name: Option<LitStr>,
+    output: Option<Type>,
+    queue: Option<LitStr>,
+    retries: Option<LitInt>,
+}
+
+pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
+    let attributes = read(input)?;
+    let name = attributes.name.ok_or_else(|| {
+        Error::new(
+            input.ident.span(),
+            "a task needs a name under which its jobs are stored: #[task(name = \"...\")]",
+        )
+    })?;
+    check_name("task", &name)?;
+    let output = attributes.output.map_or_else(|| quote!(()), |output| quote!(#output));
+    let queue = attributes.queue.map(|queue| -> Result<_> {
+        check_name("queue", &queue)?;
+        Ok(quote!(.queue(
+            // The name was checked when the task was compiled.
+            #queue.parse().unwrap_or_default()
+        )))
+    });
+    let queue = queue.transpose()?;
+    let retries = attributes.retries.map(|retries| quote!(.retries(#retries)));
+    let ident = &input.ident;
+    let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
+    Ok(quote! {
+        impl #impl_generics ::queue::Task for #ident #ty_generics #where_clause {
+            const NAME: &'static str = #name;
+            type Output = #output;
+
+            fn options() -> ::queue::TaskOptions {
+                ::queue::TaskOptions::new() #queue #retries
+            }
+        }
+    })
+}
+
+fn read(input: &DeriveInput) -> Result<Attributes> {
+    let mut attributes = Attributes::default();
+    for attribute in input.attrs.iter().filter(|attribute| attribute.path().is_ident("task")) {
+        attribute.parse_nested_meta(|meta| {
+            if meta.path.is_ident("name") {
+                attributes.name = Some(meta.value()?.parse()?);
+            } else if meta.path.is_ident("output") {
+                attributes.output = Some(meta.value()?.parse()?);
+            } else if meta.path.is_ident("queue") {
+                attributes.queue = Some(meta.value()?.parse()?);
+            } else if meta.path.is_ident("retries") {
+                attributes.retries = Some(meta.value()?.parse()?);
+            } else {
+                return Err(meta.error("unknown key; the keys are name, output, queue, retries"));
+            }
+            Ok(())
+        })?;
+    }
+    Ok(attributes)
+}
+
+fn check_name(what: &str, name: &LitStr) -> Result<()> {
+    let value = name.value();
+    let fits = (1..=256).contains(&value.len()) && !value.chars().any(char::is_control);
+    match fits {
+        true => Ok(()),
+        false => Err(Error::new(
+            name.span(),
+            format!("a {what} name has 1 to 256 bytes and no control characters"),
+        )),
+    }
+}

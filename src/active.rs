@@ -1,0 +1,152 @@
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use queue_core::{
+    Fence, Job, JobId, JobPatch, JobUpdate, Keep, NewEntry, Outcome, Progress, Result, Transition,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::committer::{Committed, Committer};
+
+/// A job that this worker holds.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) id: JobId,
+    pub(crate) fence: Fence,
+    pub(crate) attempt: u32,
+    keep: Keep,
+    /// Tells the handler to stop: cancelled, lost, or shutting down.
+    pub(crate) token: CancellationToken,
+    /// The job belongs to somebody else, or to nobody.
+    pub(crate) lost: CancellationToken,
+    /// The worker is stopping and gives the job back.
+    pub(crate) stop: CancellationToken,
+    notes: Mutex<Notes>,
+}
+
+#[derive(Debug, Default)]
+struct Notes {
+    cancel: Option<String>,
+    progress: Option<Progress>,
+    /// Entries that ride along with the next write.
+    entries: Vec<NewEntry>,
+}
+
+/// How long a handler whose job was lost may go on before it is dropped.
+const LOST_GRACE: Duration = Duration::from_secs(5);
+
+impl Active {
+    pub(crate) fn new(job: &Job) -> Self {
+        Active {
+            id: job.id,
+            fence: job.fence,
+            attempt: job.attempt,
+            keep: job.keep,
+            token: CancellationToken::new(),
+            lost: CancellationToken::new(),
+            stop: CancellationToken::new(),
+            notes: Mutex::default(),
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Notes> {
+        // Notes are plain values: a panic elsewhere cannot leave them half written.
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the job is to be cancelled. The first reason stays.
+    pub(crate) fn request_cancel(&self, reason: &str) {
+        self.notes().cancel.get_or_insert_with(|| reason.to_owned());
+        self.token.cancel();
+    }
+
+    pub(crate) fn cancel_reason(&self) -> Option<String> {
+        self.notes().cancel.clone()
+    }
+
+    pub(crate) fn lose(&self) {
+        self.lost.cancel();
+        self.token.cancel();
+    }
+
+    /// Resolves when the handler is not to be waited for any longer.
+    pub(crate) async fn abandoned(&self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = async {
+                self.lost.cancelled().await;
+                tokio::time::sleep(LOST_GRACE).await;
+            } => {}
+        }
+    }
+
+    pub(crate) fn report(&self, progress: Progress) {
+        self.notes().progress = Some(progress);
+    }
+
+    /// Takes the progress that the next heartbeat is to carry.
+    pub(crate) fn take_progress(&self) -> Option<Progress> {
+        self.notes().progress.take()
+    }
+
+    /// Puts progress back that a heartbeat could not deliver, unless there is newer.
+    pub(crate) fn give_back(&self, progress: Progress) {
+        self.notes().progress.get_or_insert(progress);
+    }
+
+    /// Puts an entry aside until the job is written anyway.
+    pub(crate) fn append_later(&self, entry: NewEntry) {
+        self.notes().entries.push(entry);
+    }
+
+    /// Writes to the job, together with what was put aside, and takes note of what comes back.
+    /// `false`: the job is lost.
+    pub(crate) async fn write(
+        &self,
+        committer: &Committer,
+        mut patch: JobPatch,
+    ) -> Result<Written> {
+        let kind = patch.transition.as_ref().map(Transition::kind);
+        {
+            let mut notes = self.notes();
+            let mut entries = std::mem::take(&mut notes.entries);
+            entries.append(&mut patch.log);
+            patch.log = entries;
+            patch.progress = patch.progress.or(notes.progress.take());
+        }
+        let update = JobUpdate::held(self.id, self.fence, patch);
+        let Committed { outcome, repeated } = committer.commit(update).await?;
+        let deleted = repeated
+            && self.keep == Keep::UnlessCompleted
+            && kind == Some(queue_core::TransitionKind::Complete);
+        Ok(match outcome {
+            Outcome::Applied(ack) | Outcome::Repeated(ack) => {
+                if let Some(cancel) = ack.cancel {
+                    self.request_cancel(&cancel.reason);
+                }
+                Written::Saved
+            }
+            // The first try, whose answer was lost, completed the job and deleted it.
+            Outcome::Missing if deleted => Written::Saved,
+            Outcome::TooLarge { limit } => Written::TooLarge(limit),
+            Outcome::Fenced
+            | Outcome::Conflict { .. }
+            | Outcome::Illegal { .. }
+            | Outcome::Missing => {
+                self.lose();
+                Written::Lost
+            }
+        })
+    }
+}
+
+/// What became of a write to a held job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Written {
+    Saved,
+    Lost,
+    TooLarge(u64),
+}

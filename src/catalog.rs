@@ -1,0 +1,64 @@
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    sync::Arc,
+};
+
+use queue_core::name::check_name;
+
+use crate::{BuildError, DynTask, DynWorkflow, TaskOptions};
+
+/// What a worker can run, by name.
+#[derive(Default)]
+pub(crate) struct Catalog(BTreeMap<Cow<'static, str>, Registered>);
+
+/// A handler with the options of its kind.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) run: Run,
+    pub(crate) options: TaskOptions,
+}
+
+#[derive(Clone)]
+pub(crate) enum Run {
+    Task(Arc<dyn DynTask>),
+    Workflow(Arc<dyn DynWorkflow>),
+}
+
+impl Catalog {
+    pub(crate) fn add(&mut self, run: Run) -> Result<(), BuildError> {
+        let (name, options) = match &run {
+            Run::Task(task) => (task.name().to_owned(), task.options()),
+            Run::Workflow(workflow) => (workflow.name().to_owned(), workflow.options()),
+        };
+        check_name("task name", &name)?;
+        match self.0.entry(Cow::Owned(name)) {
+            Entry::Occupied(there) => Err(BuildError::Duplicate { name: there.key().to_string() }),
+            Entry::Vacant(free) => {
+                free.insert(Registered { run, options });
+                Ok(())
+            }
+        }
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&Registered> {
+        self.0.get(name)
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Cow<'static, str>> {
+        self.0.keys()
+    }
+
+    /// The names, for a message that says what would work.
+    pub(crate) fn known(&self) -> String {
+        let names: Vec<&str> = self.0.keys().map(AsRef::as_ref).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    }
+}
+
+impl fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}

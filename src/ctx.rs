@@ -1,0 +1,130 @@
+use std::sync::Arc;
+
+use queue_core::{EntryKind, Job, JobId, JobPatch, NewEntry, Payload, Progress, QueueName, Result};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Queue, States, Wf,
+    active::{Active, Written},
+    committer::Committer,
+};
+
+/// What a handler can know and say about the job it runs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct JobCtx(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    about: Arc<About>,
+    step: Option<String>,
+    workflow: Option<Wf>,
+}
+
+/// What is the same for all steps of a running job.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) active: Arc<Active>,
+    pub(crate) committer: Committer,
+    pub(crate) queue: Queue,
+    pub(crate) states: Arc<States>,
+    pub(crate) kind: String,
+    pub(crate) lane: QueueName,
+    pub(crate) labels: std::collections::BTreeMap<String, String>,
+}
+
+impl About {
+    pub(crate) fn new(
+        job: &Job,
+        active: Arc<Active>,
+        committer: Committer,
+        queue: Queue,
+        states: Arc<States>,
+    ) -> Self {
+        About {
+            active,
+            committer,
+            queue,
+            states,
+            kind: job.kind.to_string(),
+            lane: job.queue.clone(),
+            labels: job.labels.clone(),
+        }
+    }
+}
+
+impl JobCtx {
+    pub(crate) fn new(about: Arc<About>, step: Option<String>, workflow: Option<Wf>) -> Self {
+        JobCtx(Arc::new(Inner { about, step, workflow }))
+    }
+
+    pub(crate) fn states(&self) -> &States {
+        &self.0.about.states
+    }
+
+    pub(crate) fn workflow(&self) -> Option<Wf> {
+        self.0.workflow.clone()
+    }
+
+    /// The job.
+    pub fn id(&self) -> JobId {
+        self.0.about.active.id
+    }
+
+    /// The name of the job's task or workflow.
+    pub fn kind(&self) -> &str {
+        &self.0.about.kind
+    }
+
+    /// The queue from which the job was taken.
+    pub fn queue_name(&self) -> &QueueName {
+        &self.0.about.lane
+    }
+
+    /// The labels of the job when it was claimed.
+    pub fn labels(&self) -> &std::collections::BTreeMap<String, String> {
+        &self.0.about.labels
+    }
+
+    /// Which attempt this is: 1 for the first.
+    pub fn attempt(&self) -> u32 {
+        self.0.about.active.attempt
+    }
+
+    /// The step that is running, if one is.
+    pub fn step(&self) -> Option<&str> {
+        self.0.step.as_deref()
+    }
+
+    /// The queue, to enqueue more.
+    pub fn queue(&self) -> &Queue {
+        &self.0.about.queue
+    }
+
+    /// Fires when the job was cancelled, when it was lost, or when the worker stops. A handler that heeds it ends early; one
+    /// that does not is not killed.
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.0.about.active.token
+    }
+
+    /// Reports progress, 0 to 100 percent. It costs no trip: it rides with the next heartbeat or
+    /// write of the job.
+    pub fn progress(&self, percent: u8, message: impl Into<String>) {
+        self.0.about.active.report(Progress::with_message(percent, message));
+    }
+
+    /// Appends a line to the job's log. One trip, shared with other writes of the moment.
+    ///
+    /// # Errors
+    /// Trouble with the store. A job that was lost meanwhile is no error: its token has fired.
+    pub async fn log(&self, line: impl Into<String>) -> Result<()> {
+        let entry = NewEntry::new(EntryKind::Line, Payload::from_value(&line.into())?);
+        let about = &self.0.about;
+        match about.active.write(&about.committer, JobPatch::append([entry])).await? {
+            Written::Saved | Written::Lost => Ok(()),
+            Written::TooLarge(limit) => Err(queue_core::Error::new(
+                queue_core::ErrorKind::TooLarge,
+                format!("the line is longer than the {limit} bytes that this store takes"),
+            )),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+use std::sync::Arc;
+
+use queue_core::{Effect, Error, ErrorKind, JobStore, Result};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// A store with the runtime on which it is used.
+///
+/// The engine talks to stores on a thread of its own: a handler that blocks its thread starves neither the renewal
+/// of leases nor the commits, and a connection pool stays on the runtime that opened it.
+#[derive(Clone, Debug)]
+pub(crate) struct Io {
+    store: Arc<dyn JobStore>,
+    runtime: Arc<Background>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Background(Option<Runtime>);
+
+impl Background {
+    pub(crate) fn start() -> Result<Arc<Self>> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("queue-io")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                Error::new(ErrorKind::Config, format!("cannot start the I/O thread: {error}"))
+            })?;
+        Ok(Arc::new(Background(Some(runtime))))
+    }
+
+    pub(crate) async fn run<T, F>(&self, work: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        match &self.0 {
+            Some(runtime) => runtime.handle().spawn(work).await.unwrap_or_else(|error| {
+                Err(Error::new(ErrorKind::Backend, format!("a store operation broke off: {error}"))
+                    .with_effect(Effect::Unknown))
+            }),
+            None => Err(Error::new(ErrorKind::Unavailable, "the queue is shut down")),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // Dropping a runtime blocks, which is not allowed where the last handle may well be dropped:
+        // inside another runtime.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Io {
+    pub(crate) const fn new(store: Arc<dyn JobStore>, runtime: Arc<Background>) -> Self {
+        Io { store, runtime }
+    }
+
+    pub(crate) const fn store(&self) -> &Arc<dyn JobStore> {
+        &self.store
+    }
+
+    /// Calls the store from the I/O thread. The call runs to its end even if this future is dropped.
+    pub(crate) async fn call<T, F, Fut>(&self, call: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<dyn JobStore>) -> Fut,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.runtime.run(call(self.store.clone())).await
+    }
+
+    /// Where to run what must not depend on the threads of handlers.
+    pub(crate) fn handle(&self) -> Option<&Handle> {
+        self.runtime.0.as_ref().map(Runtime::handle)
+    }
+}

@@ -1,0 +1,106 @@
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+
+use queue_core::{Held, JobId, JobStore, Outcome, Result};
+
+use crate::{active::Active, io::Io, jitter::jittered};
+
+/// Renews the leases of all jobs that a worker holds, with one call per interval, from the I/O thread.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    held: Mutex<HashMap<JobId, Arc<Active>>>,
+}
+
+impl Keeper {
+    /// Starts one. It ends when it is dropped.
+    pub(crate) fn start(io: &Io, lease: Duration, every: Duration) -> Arc<Self> {
+        let keeper = Arc::new(Keeper { held: Mutex::default() });
+        if let Some(handle) = io.handle() {
+            handle.spawn(renew(Arc::downgrade(&keeper), io.store().clone(), lease, every));
+        }
+        keeper
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Active>>> {
+        // The map is whole between any two of its methods.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn add(&self, active: Arc<Active>) {
+        self.held().insert(active.id, active);
+    }
+
+    pub(crate) fn remove(&self, active: &Active) {
+        let mut held = self.held();
+        // The same job may have been lost and claimed anew by this very worker.
+        if held.get(&active.id).is_some_and(|there| there.fence == active.fence) {
+            held.remove(&active.id);
+        }
+    }
+
+    /// Tells every running job to stop and be given back.
+    pub(crate) fn stop_all(&self) {
+        for active in self.held().values() {
+            active.token.cancel();
+            active.stop.cancel();
+        }
+    }
+
+    /// Renews once.
+    async fn beat(&self, store: &dyn JobStore, lease: Duration) -> Result<()> {
+        let actives: Vec<Arc<Active>> = self.held().values().cloned().collect();
+        if actives.is_empty() {
+            return Ok(());
+        }
+        let held = actives.iter().map(|active| {
+            let mut held = Held::new(active.id, active.fence);
+            held.progress = active.take_progress();
+            held
+        });
+        let held: Vec<Held> = held.collect();
+        let outcomes = store.heartbeat(&held, lease).await.inspect_err(|_| {
+            for (active, held) in actives.iter().zip(&held) {
+                if let Some(progress) = &held.progress {
+                    active.give_back(progress.clone());
+                }
+            }
+        })?;
+        for (active, outcome) in actives.iter().zip(outcomes) {
+            match outcome {
+                Outcome::Applied(ack) | Outcome::Repeated(ack) => {
+                    if let Some(cancel) = ack.cancel {
+                        active.request_cancel(&cancel.reason);
+                    }
+                }
+                // A job that was settled a moment ago is no longer in the map; any other is lost.
+                _ if self
+                    .held()
+                    .get(&active.id)
+                    .is_some_and(|there| Arc::ptr_eq(there, active)) =>
+                {
+                    active.lose();
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn renew(keeper: Weak<Keeper>, store: Arc<dyn JobStore>, lease: Duration, every: Duration) {
+    let mut wait = every;
+    loop {
+        tokio::time::sleep(wait).await;
+        let Some(keeper) = keeper.upgrade() else { return };
+        wait = match keeper.beat(&*store, lease).await {
+            Ok(()) => every,
+            Err(error) => {
+                tracing::warn!(%error, "leases were not renewed; trying again");
+                jittered(every / 4)
+            }
+        };
+    }
+}

@@ -1,0 +1,153 @@
+use std::sync::Arc;
+
+use queue_core::{EntryKind, Job, JobError, JobPatch, NewEntry, Transition, When};
+
+use crate::{
+    JobReport, JobResult, Queue, States,
+    active::{Active, Written},
+    catalog::{Catalog, Registered, Run},
+    committer::Committer,
+    ctx::About,
+    keeper::Keeper,
+    workflow::{Ended, Ending, History, StepEntry, Wf, drive_task, drive_workflow},
+};
+
+/// What all jobs of a worker share.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) queue: Queue,
+    pub(crate) catalog: Arc<Catalog>,
+    pub(crate) states: Arc<States>,
+    pub(crate) committer: Committer,
+    pub(crate) keeper: Arc<Keeper>,
+}
+
+/// Runs a claimed job to the end of its attempt and writes how it ended.
+pub(crate) async fn run_job(bench: &Bench, job: Job, active: Arc<Active>) -> JobReport {
+    let _held = Kept { keeper: &bench.keeper, active: &active };
+    let (id, kind) = (job.id, job.kind.to_string());
+    let ended = drive(bench, job, &active).await;
+    JobReport::new(id, kind, settle(bench, &active, ended).await)
+}
+
+/// Keeps the lease of a job until it is dropped.
+struct Kept<'a> {
+    keeper: &'a Keeper,
+    active: &'a Active,
+}
+
+impl Drop for Kept<'_> {
+    fn drop(&mut self) {
+        self.keeper.remove(self.active);
+    }
+}
+
+async fn drive(bench: &Bench, job: Job, active: &Arc<Active>) -> Ended {
+    if let Some(cancel) = &job.cancel {
+        active.request_cancel(&cancel.reason);
+        return Ending::Cancel(cancel.reason.clone()).into();
+    }
+    let Some(Registered { run, options }) = bench.catalog.get(&job.kind).cloned() else {
+        return Ending::Fail(unknown(&job, &bench.catalog)).into();
+    };
+    let about = Arc::new(About::new(
+        &job,
+        active.clone(),
+        bench.committer.clone(),
+        bench.queue.clone(),
+        bench.states.clone(),
+    ));
+    let history = History::read(&job.log);
+    match run {
+        Run::Task(task) => drive_task(task, &options, about, &history, job.input).await,
+        Run::Workflow(workflow) => {
+            let wf = Wf::new(about, bench.catalog.clone(), options, history);
+            drive_workflow(workflow, wf, job.input).await
+        }
+    }
+}
+
+fn unknown(job: &Job, catalog: &Catalog) -> JobError {
+    let mut error = JobError::new(
+        "unknown-task",
+        format!(
+            "this worker has no task or workflow named {:?}; it has {}",
+            job.kind,
+            catalog.known()
+        ),
+    );
+    error.attempt = job.attempt;
+    error.is_final = true;
+    error
+}
+
+async fn settle(bench: &Bench, active: &Active, ended: Ended) -> JobResult {
+    let Ended { ending, step } = ended;
+    let (transition, result) = match ending {
+        Ending::Complete(output) => {
+            (Transition::Complete { output: Some(output.clone()) }, JobResult::Succeeded { output })
+        }
+        Ending::Retry(wait, error) => (
+            Transition::Retry { when: When::After(wait), error: error.to_payload() },
+            JobResult::WillRetry { after: wait, error },
+        ),
+        Ending::Fail(error) => {
+            (Transition::Fail { error: error.to_payload() }, JobResult::Failed { error })
+        }
+        Ending::Cancel(reason) => {
+            (Transition::Cancel { reason: reason.clone() }, JobResult::Cancelled { reason })
+        }
+        Ending::Release => (Transition::Release { when: When::Now }, JobResult::Released),
+        Ending::Lost => return JobResult::Lost,
+    };
+    let mut log: Vec<NewEntry> = step.iter().map(StepEntry::to_entry).collect();
+    log.extend(attempt_entry(&result));
+    let patch = JobPatch::transition(transition).with_log(log);
+    write(bench, active, patch, result).await
+}
+
+/// The entry for an attempt that ended badly outside any step: a failed step is logged as itself.
+fn attempt_entry(result: &JobResult) -> Option<NewEntry> {
+    let error = match result {
+        JobResult::WillRetry { error, .. } | JobResult::Failed { error } => error,
+        _ => return None,
+    };
+    error.step.is_none().then(|| NewEntry::new(EntryKind::Attempt, error.to_payload()))
+}
+
+async fn write(bench: &Bench, active: &Active, patch: JobPatch, result: JobResult) -> JobResult {
+    match active.write(&bench.committer, patch).await {
+        Ok(Written::Saved) => match (&result, active.cancel_reason()) {
+            // The store turned the retry into the end that was asked for meanwhile.
+            (JobResult::WillRetry { .. } | JobResult::Released, Some(reason)) => {
+                JobResult::Cancelled { reason }
+            }
+            _ => result,
+        },
+        Ok(Written::Lost) => JobResult::Lost,
+        Ok(Written::TooLarge(limit)) => {
+            let mut error = JobError::new(
+                "too-large",
+                format!(
+                    "the result of the job is larger than the {limit} bytes that the store takes"
+                ),
+            );
+            error.attempt = active.attempt;
+            error.is_final = true;
+            let patch = JobPatch::transition(Transition::Fail { error: error.to_payload() })
+                .with_log([NewEntry::new(EntryKind::Attempt, error.to_payload())]);
+            match active.write(&bench.committer, patch).await {
+                Ok(Written::Saved) => JobResult::Failed { error },
+                Ok(_) => JobResult::Lost,
+                Err(error) => given_up(active, &error),
+            }
+        }
+        Err(error) => given_up(active, &error),
+    }
+}
+
+/// The job comes back when its lease is over.
+fn given_up(active: &Active, error: &queue_core::Error) -> JobResult {
+    tracing::error!(job = %active.id, %error, "the end of a job was not stored; it will run again");
+    JobResult::Lost
+}

@@ -1,0 +1,212 @@
+use std::{sync::Arc, time::Duration};
+
+use queue_core::{Order, QueueName, Uuid, name::check_name};
+
+use super::{Settings, Worker};
+use crate::{
+    BuildError, DynTask, DynWorkflow, Handler, Queue, Registration, Role, States, Task,
+    catalog::{Catalog, Run},
+    committer::Committer,
+    handler::Typed,
+    keeper::Keeper,
+    run::Bench,
+};
+
+/// The lease that a worker takes unless it is told otherwise.
+const LEASE: Duration = Duration::from_secs(15);
+/// How long running jobs may go on when the worker is told to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+type Check = Box<dyn Fn(&States) -> Result<(), BuildError> + Send>;
+
+/// Says what a worker runs, and how.
+pub struct WorkerBuilder {
+    queue: Queue,
+    states: States,
+    runs: Vec<Run>,
+    checks: Vec<Check>,
+    settings: Settings,
+    renew_every: Option<Duration>,
+}
+
+/// What a worker does with jobs of kinds that it has no handler for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UnknownKinds {
+    /// It leaves them for others.
+    #[default]
+    Leave,
+    /// It fails them, each with a message that names the kind.
+    Fail,
+}
+
+impl WorkerBuilder {
+    pub(super) fn new(queue: Queue) -> Self {
+        let holder = format!("{}-{}", std::process::id(), Uuid::now_v7().simple());
+        WorkerBuilder {
+            queue,
+            states: States::default(),
+            runs: Vec::new(),
+            checks: Vec::new(),
+            settings: Settings {
+                holder: holder.into(),
+                queues: Some(vec![QueueName::default()]),
+                order: Order::Fifo,
+                orders: Vec::new(),
+                concurrency: 10,
+                lease: LEASE,
+                grace: GRACE,
+                unknown: UnknownKinds::Leave,
+            },
+            renew_every: None,
+        }
+    }
+
+    /// Gives handlers a value, which they take as [`State<T>`](crate::State).
+    #[must_use]
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.insert(state);
+        self
+    }
+
+    /// Registers the handler of a task.
+    #[must_use]
+    pub fn task<H: Handler<Args>, Args: 'static>(self, handler: H) -> Self {
+        self.check::<H, Args>(Role::Task).dyn_task(Typed::<H, Args>::new(handler))
+    }
+
+    /// Registers the handler of a workflow.
+    #[must_use]
+    pub fn workflow<H: Handler<Args>, Args: 'static>(self, handler: H) -> Self {
+        self.check::<H, Args>(Role::Workflow).dyn_workflow(Typed::<H, Args>::new(handler))
+    }
+
+    fn check<H: Handler<Args>, Args: 'static>(mut self, role: Role) -> Self {
+        self.checks.push(Box::new(move |states| {
+            H::check(&Registration::new(H::Task::NAME, role, states))
+        }));
+        self
+    }
+
+    /// Registers a task whose types are known only at run time.
+    #[must_use]
+    pub fn dyn_task(mut self, task: impl DynTask) -> Self {
+        self.runs.push(Run::Task(Arc::new(task)));
+        self
+    }
+
+    /// Registers a workflow whose types are known only at run time.
+    #[must_use]
+    pub fn dyn_workflow(mut self, workflow: impl DynWorkflow) -> Self {
+        self.runs.push(Run::Workflow(Arc::new(workflow)));
+        self
+    }
+
+    /// Takes jobs from these queues; from `default` when it is not called.
+    #[must_use]
+    pub fn queues(mut self, queues: impl IntoIterator<Item = QueueName>) -> Self {
+        self.settings.queues = Some(queues.into_iter().collect());
+        self
+    }
+
+    /// Takes jobs from every queue.
+    #[must_use]
+    pub fn all_queues(mut self) -> Self {
+        self.settings.queues = None;
+        self
+    }
+
+    /// The order of due jobs of equal priority, where no queue or call says otherwise. FIFO when it is not called.
+    #[must_use]
+    pub const fn order(mut self, order: Order) -> Self {
+        self.settings.order = order;
+        self
+    }
+
+    /// The order in this queue, which must be among those of [`queues`](Self::queues). Queues of different order are
+    /// claimed from one after the other, those of the worker's own order first.
+    #[must_use]
+    pub fn queue_order(mut self, queue: QueueName, order: Order) -> Self {
+        self.settings.orders.push((queue, order));
+        self
+    }
+
+    /// Runs at most so many jobs at once; 10 when it is not called. A pass has its own limit.
+    #[must_use]
+    pub const fn concurrency(mut self, concurrency: u32) -> Self {
+        self.settings.concurrency = concurrency;
+        self
+    }
+
+    /// Holds jobs for so long, renewed by a third of it unless [`renew_every`](Self::renew_every) says otherwise.
+    /// 15 s when it is not called.
+    #[must_use]
+    pub const fn lease(mut self, lease: Duration) -> Self {
+        self.settings.lease = lease;
+        self
+    }
+
+    /// Renews leases at this interval, which must be at most half the lease.
+    #[must_use]
+    pub const fn renew_every(mut self, every: Duration) -> Self {
+        self.renew_every = Some(every);
+        self
+    }
+
+    /// When the worker is told to stop, running jobs may go on for so long before they are given back. 10 s when
+    /// it is not called.
+    #[must_use]
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// A name for this worker, for people to read; process id and a random part when it is not called.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.settings.holder = name.into();
+        self
+    }
+
+    /// What to do with jobs that no handler is registered for.
+    #[must_use]
+    pub const fn unknown_kinds(mut self, unknown: UnknownKinds) -> Self {
+        self.settings.unknown = unknown;
+        self
+    }
+
+    /// Builds the worker.
+    ///
+    /// # Errors
+    /// Two handlers for one name, a missing state, a lease that cannot be kept, a concurrency of 0.
+    pub fn build(self) -> Result<Worker, BuildError> {
+        let WorkerBuilder { queue, states, runs, checks, settings, renew_every } = self;
+        check_name("worker name", &settings.holder)?;
+        checks.iter().try_for_each(|check| check(&states))?;
+        let mut catalog = Catalog::default();
+        runs.into_iter().try_for_each(|run| catalog.add(run))?;
+        if settings.concurrency == 0 {
+            return Err(BuildError::Zero("concurrency"));
+        }
+        if settings.queues.as_ref().is_some_and(Vec::is_empty) {
+            return Err(BuildError::Zero("the number of queues"));
+        }
+        let lease = settings.lease;
+        let renew_every = renew_every.unwrap_or(lease / 3);
+        if lease < Duration::from_millis(10) || renew_every.is_zero() || renew_every * 2 > lease {
+            return Err(BuildError::Lease { lease, renew_every });
+        }
+        for (name, _) in &settings.orders {
+            if settings.queues.as_ref().is_none_or(|queues| !queues.contains(name)) {
+                return Err(BuildError::OrderOfUnknownQueue { queue: name.clone() });
+            }
+        }
+        let bench = Bench {
+            committer: Committer::start(queue.io()),
+            keeper: Keeper::start(queue.io(), lease, renew_every),
+            queue,
+            catalog: Arc::new(catalog),
+            states: Arc::new(states),
+        };
+        Ok(Worker { bench: Arc::new(bench), settings })
+    }
+}

@@ -1,0 +1,61 @@
+use std::{num::NonZeroU32, time::Duration};
+
+use queue_core::{ClaimRequest, JobFilter, Order, QueueName, Queues};
+
+use super::{Settings, Worker};
+
+impl Worker {
+    /// The requests that together ask for `limit` jobs: one for each order among the queues.
+    pub(super) fn requests(
+        &self,
+        queues: Option<&[QueueName]>,
+        order: Option<Order>,
+        filter: Option<&JobFilter>,
+        limit: NonZeroU32,
+    ) -> Vec<ClaimRequest> {
+        let groups = self.settings.groups(queues, order);
+        let request = |(queues, order)| {
+            let Settings { holder, lease, .. } = &self.settings;
+            let mut request = ClaimRequest::new(queues, holder.clone(), limit, *lease);
+            request.kinds = self.kinds();
+            request.order = order;
+            request.filter = filter.cloned();
+            request
+        };
+        groups.into_iter().map(request).collect()
+    }
+}
+
+impl Settings {
+    /// The queues by their order, that of the worker first. An order of the call is over all.
+    fn groups(&self, queues: Option<&[QueueName]>, order: Option<Order>) -> Vec<(Queues, Order)> {
+        let Some(queues) = queues.or(self.queues.as_deref()) else {
+            return vec![(Queues::All, order.unwrap_or(self.order))];
+        };
+        if let Some(order) = order {
+            return vec![(Queues::Only(queues.to_vec()), order)];
+        }
+        let order_of = |queue: &QueueName| {
+            let own = self.orders.iter().rev().find(|(name, _)| name == queue);
+            own.map_or(self.order, |(_, order)| *order)
+        };
+        let other = match self.order {
+            Order::Fifo => Order::Lifo,
+            Order::Lifo => Order::Fifo,
+        };
+        [self.order, other]
+            .into_iter()
+            .map(|order| {
+                let named = queues.iter().filter(|queue| order_of(queue) == order);
+                (named.cloned().collect::<Vec<_>>(), order)
+            })
+            .filter(|(queues, _)| !queues.is_empty())
+            .map(|(queues, order)| (Queues::Only(queues), order))
+            .collect()
+    }
+}
+
+/// The longest sleep of an idle worker: wake-ups may be lost.
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// The shortest pause after an empty answer.
+pub(super) const SHORTEST_SLEEP: Duration = Duration::from_millis(5);

@@ -1,0 +1,196 @@
+use std::num::NonZeroU32;
+
+use futures::{StreamExt, stream};
+use queue_core::{
+    ClaimRequest, Clock, Error, Job, JobFilter, JobId, Order, QueueName, Result, State, Timestamp,
+};
+
+use super::Worker;
+use crate::Summary;
+
+/// One pass of a worker: which jobs to claim, and how to run them.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Pass {
+    limit: u32,
+    order: Option<Order>,
+    queues: Option<Vec<QueueName>>,
+    filter: Option<JobFilter>,
+    sequential: bool,
+    count_remaining: bool,
+}
+
+impl Pass {
+    /// Up to 10 jobs, all at once, in the worker's order, from the worker's queues.
+    pub const fn new() -> Self {
+        Pass {
+            limit: 10,
+            order: None,
+            queues: None,
+            filter: None,
+            sequential: false,
+            count_remaining: false,
+        }
+    }
+
+    /// Up to so many jobs. 0 is refused by [`Worker::run`].
+    pub const fn limit(mut self, limit: u32) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    /// In this order, whatever the worker or its queues say.
+    pub const fn order(mut self, order: Order) -> Self {
+        self.order = Some(order);
+        self
+    }
+
+    /// From these queues instead of the worker's.
+    pub fn queues(mut self, queues: impl IntoIterator<Item = QueueName>) -> Self {
+        self.queues = Some(queues.into_iter().collect());
+        self
+    }
+
+    /// Only jobs that match.
+    pub fn filter(mut self, filter: JobFilter) -> Self {
+        self.filter = Some(filter);
+        self
+    }
+
+    /// Only the jobs with these ids.
+    pub fn ids(self, ids: impl IntoIterator<Item = JobId>) -> Self {
+        let filter = self.filter.clone().unwrap_or_default();
+        let mut with_ids = filter;
+        with_ids.ids = Some(ids.into_iter().collect());
+        self.filter(with_ids)
+    }
+
+    /// Only jobs with this label.
+    pub fn label(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        let filter = self.filter.clone().unwrap_or_default();
+        self.filter(filter.with_label(key, value))
+    }
+
+    /// One job after the other, in claim order.
+    pub const fn sequential(mut self) -> Self {
+        self.sequential = true;
+        self
+    }
+
+    /// Counts what is left at the end. One more trip.
+    pub const fn count_remaining(mut self) -> Self {
+        self.count_remaining = true;
+        self
+    }
+}
+
+impl Default for Pass {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Worker {
+    /// Makes one pass: claims up to the limit, runs what it got, and says what became of each job.
+    ///
+    /// A job that is to be retried is not run again in the same pass, even if it is due at once.
+    /// Jobs whose lease is over are taken back first if there is room for them.
+    ///
+    /// # Errors
+    /// `Invalid` for a limit of 0; trouble with the store while claiming. Trouble later on makes a
+    /// job [`Lost`](crate::JobResult::Lost).
+    pub async fn run(&self, pass: Pass) -> Result<Summary> {
+        let limit = NonZeroU32::new(pass.limit)
+            .ok_or_else(|| Error::invalid("the limit of a pass must be at least 1"))?;
+        let jobs = self.claim_for(&pass, limit).await?;
+        let at_once = if pass.sequential { 1 } else { jobs.len().max(1) };
+        // All are held from the moment they are claimed, also those that wait for their turn.
+        let held: Vec<_> = jobs.into_iter().map(|job| (self.hold(&job), job)).collect();
+        let reports = stream::iter(held)
+            .map(|(active, job)| async move { self.spawn(job, active).await })
+            .buffered(at_once)
+            .collect()
+            .await;
+        let remaining = match pass.count_remaining {
+            true => Some(self.remaining(&pass).await?),
+            false => None,
+        };
+        Ok(Summary { jobs: reports, remaining })
+    }
+
+    /// Makes passes until no job is due any more.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn drain(&self, pass: Pass) -> Result<Summary> {
+        let mut all = Summary::default();
+        loop {
+            let summary = self.run(pass.clone()).await?;
+            if summary.jobs.is_empty() {
+                return Ok(all);
+            }
+            all.extend(summary);
+        }
+    }
+
+    async fn claim_for(&self, pass: &Pass, limit: NonZeroU32) -> Result<Vec<Job>> {
+        let requests =
+            self.requests(pass.queues.as_deref(), pass.order, pass.filter.as_ref(), limit);
+        let mut jobs = Vec::new();
+        for request in requests {
+            self.claim_into(&mut jobs, request, limit).await?;
+        }
+        Ok(jobs)
+    }
+
+    async fn claim_into(
+        &self,
+        jobs: &mut Vec<Job>,
+        mut request: ClaimRequest,
+        limit: NonZeroU32,
+    ) -> Result<()> {
+        let Some(free) = room(limit, jobs.len()) else { return Ok(()) };
+        request.limit = free;
+        let committer = &self.bench.committer;
+        let claimed = committer.claim(request.clone()).await?;
+        jobs.extend(claimed.jobs);
+        // Something is to be had that this claim could not take: a lease that is over, or a job that
+        // somebody was writing at that moment. One more try; a pass does not wait.
+        let Some(free) = room(limit, jobs.len()) else { return Ok(()) };
+        let Some(due) = claimed.next_due else { return Ok(()) };
+        if self.is_over(due).await? {
+            self.queue().io().call(|store| async move { store.reap(free).await }).await?;
+            request.limit = free;
+            request.token = queue_core::Uuid::now_v7();
+            jobs.extend(committer.claim(request).await?.jobs);
+        }
+        Ok(())
+    }
+
+    async fn is_over(&self, due: Timestamp) -> Result<bool> {
+        // Mostly it lies in the future even by this process's clock, and then nobody is asked. Where
+        // it does not, the store's own clock decides.
+        if due > Clock::system().now() {
+            return Ok(false);
+        }
+        let io = self.queue().io();
+        Ok(due <= io.call(|store| async move { store.ping().await }).await?)
+    }
+
+    async fn remaining(&self, pass: &Pass) -> Result<u64> {
+        let mut filter = pass.filter.clone().unwrap_or_default().with_states(State::Waiting);
+        if filter.queues.is_none() {
+            filter.queues = pass.queues.clone().or_else(|| self.settings.queues.clone());
+        }
+        if let (None, queue_core::Kinds::Only(kinds)) = (&filter.kinds, self.kinds()) {
+            filter.kinds = Some(kinds);
+        }
+        let tallies =
+            self.queue().io().call(|store| async move { store.tally(&filter).await }).await?;
+        Ok(tallies.iter().map(|tally| tally.count).sum())
+    }
+}
+
+fn room(limit: NonZeroU32, taken: usize) -> Option<NonZeroU32> {
+    NonZeroU32::new(limit.get().saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX)))
+}

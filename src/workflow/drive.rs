@@ -1,0 +1,227 @@
+use std::{future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use futures::FutureExt;
+use queue_core::{Clock, JobError, Payload};
+
+use super::{
+    Wf,
+    entry::{StepEntry, StepState},
+    history::History,
+};
+use crate::{
+    DynTask, DynWorkflow, JobCtx, TaskError, TaskOptions, TaskResult,
+    active::Active,
+    ctx::About,
+    error::{Fault, panicked},
+};
+
+/// How a run of a job ended, before it is written.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    Complete(Payload),
+    Retry(Duration, JobError),
+    Fail(JobError),
+    Cancel(String),
+    /// The worker stops; the job is given back.
+    Release,
+    /// The job is no longer ours.
+    Lost,
+}
+
+/// An ending, with what is to be logged along with it.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) ending: Ending,
+    pub(crate) step: Option<StepEntry>,
+}
+
+impl From<Ending> for Ended {
+    fn from(ending: Ending) -> Self {
+        Ended { ending, step: None }
+    }
+}
+
+/// Runs a task job: one step, whose id is the task's name, logged in the write that ends the run.
+pub(crate) async fn drive_task(
+    task: Arc<dyn DynTask>,
+    options: &TaskOptions,
+    about: Arc<About>,
+    history: &History,
+    input: Payload,
+) -> Ended {
+    let name = task.name().to_owned();
+    let past = history.of(&name, &name);
+    if let Some(output) = past.output {
+        return Ending::Complete(output).into();
+    }
+    let active = about.active.clone();
+    let ctx = JobCtx::new(about, Some(name.clone()), None);
+    let started_at = Clock::system().now();
+    let given = input.clone();
+    // In a block of its own, so that a panic before the first await is caught as well.
+    let run = AssertUnwindSafe(async move { task.call(ctx, given).await }).catch_unwind();
+    let Some(result) = unless_abandoned(&active, run).await else {
+        return gone(&active).into();
+    };
+    let result = result.unwrap_or_else(|content| Err(panicked(&*content)));
+    let attempt = past.failures + 1;
+    let mut entry = StepEntry {
+        step: name.clone(),
+        task: name.clone(),
+        parent: None,
+        state: StepState::Completed,
+        attempt,
+        input: Some(input),
+        output: None,
+        error: None,
+        started_at,
+        finished_at: Clock::system().now(),
+    };
+    let ending = match result {
+        Ok(output) => {
+            entry.output = Some(output.clone());
+            match active.cancel_reason() {
+                Some(reason) => Ending::Cancel(reason),
+                None => Ending::Complete(output),
+            }
+        }
+        Err(error) => {
+            let mut failure = error.job_error();
+            failure.step = Some(name);
+            failure.attempt = active.attempt;
+            let fatal = matches!(error.fault, Fault::Failed { fatal: true, .. });
+            let requested = active.cancel_reason();
+            failure.is_final = fatal
+                || failure.cancelled
+                || requested.is_some()
+                || attempt > options.retries.unwrap_or(0);
+            entry.state = if failure.cancelled { StepState::Cancelled } else { StepState::Failed };
+            entry.error = Some(failure.clone());
+            match (error.fault, requested) {
+                (Fault::Cancel(reason), _) | (_, Some(reason)) => Ending::Cancel(reason),
+                _ if failure.is_final => Ending::Fail(failure),
+                _ => Ending::Retry(options.backoff.after(attempt), failure),
+            }
+        }
+    };
+    Ended { ending, step: Some(entry) }
+}
+
+/// Runs a workflow job from the top until its body returns, or until it waits for nothing but the
+/// end of the run.
+pub(crate) async fn drive_workflow(
+    workflow: Arc<dyn DynWorkflow>,
+    wf: Wf,
+    input: Payload,
+) -> Ended {
+    let active = wf.0.about.active.clone();
+    let own = wf.clone();
+    let body = AssertUnwindSafe(async move { workflow.call(own, input).await }).catch_unwind();
+    let until_quiet = run_until_quiet(&wf, body);
+    let Some(result) = unless_abandoned(&active, until_quiet).await else {
+        return gone(&active).into();
+    };
+    if active.lost.is_cancelled() {
+        return Ending::Lost.into();
+    }
+    match result {
+        Some(Ok(result)) => finish(&wf, result).into(),
+        Some(Err(content)) => finish(&wf, Err(panicked(&*content))).into(),
+        None => parked(&wf).into(),
+    }
+}
+
+/// Polls the body. `None` when it will not get any further in this run.
+async fn run_until_quiet<T>(wf: &Wf, body: impl Future<Output = T>) -> Option<T> {
+    let gate = &wf.0.gate;
+    let mut inner = Box::pin(body);
+    let mut body = future::poll_fn(|cx| {
+        gate.begin_poll();
+        inner.as_mut().poll(cx)
+    });
+    let active = &wf.0.about.active;
+    loop {
+        let changed = gate.change();
+        tokio::select! {
+            biased;
+            result = &mut body => return Some(result),
+            () = changed => {}
+            // What the body awaits outside steps does not hold up a cancellation.
+            () = active.token.cancelled(), if gate.is_idle() => {}
+        }
+        // The body may have been woken at the same moment: it gets another turn first.
+        tokio::task::yield_now().await;
+        if let Some(result) = (&mut body).now_or_never() {
+            return Some(result);
+        }
+        let stopping = active.token.is_cancelled() && gate.is_idle();
+        if gate.is_quiet() || stopping {
+            return None;
+        }
+    }
+}
+
+fn parked(wf: &Wf) -> Ending {
+    let active = &wf.0.about.active;
+    if active.lost.is_cancelled() {
+        return Ending::Lost;
+    }
+    let mut inside = wf.0.gate.lock();
+    if let Some(reason) = inside.cancelled.take().or_else(|| active.cancel_reason()) {
+        return Ending::Cancel(reason);
+    }
+    match inside.retry.take() {
+        Some((wait, error)) => Ending::Retry(wait, error),
+        None => Ending::Release,
+    }
+}
+
+fn finish(wf: &Wf, result: TaskResult<Payload>) -> Ending {
+    let active = &wf.0.about.active;
+    let error = match (result, active.cancel_reason()) {
+        (_, Some(reason)) => return Ending::Cancel(reason),
+        (Ok(output), None) => return Ending::Complete(output),
+        (Err(error), None) => error,
+    };
+    if let Fault::Cancel(reason) = error.fault {
+        return Ending::Cancel(reason);
+    }
+    let inside = wf.0.gate.lock();
+    if let Some(failure) = &inside.failed {
+        return Ending::Fail(failure.clone());
+    }
+    if let Some((wait, failure)) = &inside.retry {
+        return Ending::Retry(*wait, failure.clone());
+    }
+    drop(inside);
+    body_failed(wf, error, active)
+}
+
+/// The workflow's own code failed, not a step.
+fn body_failed(wf: &Wf, error: TaskError, active: &Active) -> Ending {
+    let options = &wf.0.options;
+    let fatal = matches!(error.fault, Fault::Failed { fatal: true, .. });
+    let mut failure = error.job_error();
+    failure.attempt = active.attempt;
+    failure.is_final = fatal || active.attempt > options.retries.unwrap_or(0);
+    match failure.is_final {
+        true => Ending::Fail(failure),
+        false => Ending::Retry(options.backoff.after(active.attempt), failure),
+    }
+}
+
+async fn unless_abandoned<T>(active: &Active, run: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        result = run => Some(result),
+        () = active.abandoned() => None,
+    }
+}
+
+fn gone(active: &Active) -> Ending {
+    match (active.lost.is_cancelled(), active.cancel_reason()) {
+        (true, _) => Ending::Lost,
+        (false, Some(reason)) => Ending::Cancel(reason),
+        (false, None) => Ending::Release,
+    }
+}

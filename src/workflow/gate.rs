@@ -1,0 +1,179 @@
+use std::{
+    collections::HashSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use queue_core::JobError;
+use tokio::sync::{Notify, futures::Notified};
+
+/// Which steps of a workflow run, and whether further ones may start.
+///
+/// When a step fails, its siblings (the running ones, and those that the body starts in the same
+/// poll) are allowed to settle and no further step starts: a failure that will be retried is never
+/// shown to the body (the step parks, and the run ends when nothing runs any more); a final one is
+/// shown once the siblings have settled.
+#[derive(Debug, Default)]
+pub(crate) struct Gate {
+    state: Mutex<Inside>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Inside {
+    used: HashSet<(String, String)>,
+    /// Which poll of the body this is.
+    poll: u64,
+    /// The poll in which the latest failure happened.
+    failed_in: Option<u64>,
+    running: usize,
+    /// Steps that wait for the end of the run.
+    parked: usize,
+    /// Final failures that wait to be shown to the body.
+    unshown: usize,
+    /// The failures that will be retried: the wait, and the error of the one that waits longest.
+    pub(crate) retry: Option<(Duration, JobError)>,
+    /// A final failure, shown or not.
+    pub(crate) failed: Option<JobError>,
+    /// The job cancels itself.
+    pub(crate) cancelled: Option<String>,
+}
+
+enum Admission {
+    Enter,
+    /// A final failure is about to be shown to the body.
+    Wait,
+    /// The run is about to end.
+    Park,
+}
+
+/// Counts a step as running until it is dropped.
+pub(crate) struct Running<'a>(&'a Gate);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.lock().running -= 1;
+        self.0.changed.notify_waiters();
+    }
+}
+
+struct Parked<'a>(&'a Gate);
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.lock().parked -= 1;
+    }
+}
+
+struct Unshown<'a>(&'a Gate);
+
+impl Drop for Unshown<'_> {
+    fn drop(&mut self) {
+        self.0.lock().unshown -= 1;
+        self.0.changed.notify_waiters();
+    }
+}
+
+impl Gate {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inside> {
+        // Counters and flags are consistent between any two statements that hold the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Registers a step. `false` if the key is taken.
+    pub(crate) fn register(&self, task: &str, step: &str) -> bool {
+        self.lock().used.insert((task.to_owned(), step.to_owned()))
+    }
+
+    /// Waits until the step may start; for ever when the run is about to end.
+    pub(crate) async fn enter(&self, is_stopping: impl Fn() -> bool) -> Running<'_> {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            match self.admit(is_stopping()) {
+                Admission::Enter => return Running(self),
+                Admission::Park => return self.park().await,
+                Admission::Wait => changed.await,
+            }
+        }
+    }
+
+    fn admit(&self, stopping: bool) -> Admission {
+        let mut inside = self.lock();
+        let sibling = inside.failed_in == Some(inside.poll);
+        if stopping || (inside.is_ending() && !sibling) {
+            Admission::Park
+        } else if inside.unshown > 0 && !sibling {
+            Admission::Wait
+        } else {
+            inside.running += 1;
+            Admission::Enter
+        }
+    }
+
+    /// Waits for the end of the run.
+    pub(crate) async fn park<T>(&self) -> T {
+        self.lock().parked += 1;
+        let _parked = Parked(self);
+        self.changed.notify_waiters();
+        std::future::pending().await
+    }
+
+    /// Waits until no step runs, then shows a final failure to the body.
+    pub(crate) async fn show_when_quiet(&self) {
+        self.lock().unshown += 1;
+        let _unshown = Unshown(self);
+        // The siblings that stand behind this step in a `join` have their first poll yet to come.
+        tokio::task::yield_now().await;
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if self.lock().running == 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Counts the polls of the body.
+    pub(crate) fn begin_poll(&self) {
+        self.lock().poll += 1;
+    }
+
+    /// Whether the body waits for nothing but the end of the run.
+    pub(crate) fn is_quiet(&self) -> bool {
+        let inside = self.lock();
+        inside.running == 0 && inside.unshown == 0 && inside.parked > 0
+    }
+
+    /// Whether no step runs.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lock().running == 0
+    }
+
+    /// Resolves at the next change of what runs, counted from this call on.
+    pub(crate) fn change(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+}
+
+impl Inside {
+    /// Notes that a step failed, in this poll of the body.
+    pub(crate) const fn note_failure(&mut self) {
+        self.failed_in = Some(self.poll);
+    }
+
+    /// Whether the run is to end as soon as nothing runs.
+    fn is_ending(&self) -> bool {
+        self.retry.is_some() || self.cancelled.is_some()
+    }
+
+    /// Notes a failure that will be retried. Of several, the latest date counts.
+    pub(crate) fn retry_after(&mut self, wait: Duration, error: JobError) {
+        if self.retry.as_ref().is_none_or(|(longest, _)| wait > *longest) {
+            self.retry = Some((wait, error));
+        }
+    }
+}

@@ -1,0 +1,171 @@
+use std::{sync::Arc, time::Duration};
+
+use queue::{JobState, Pass, State, Task, TaskResult, Worker};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::scene::{Docs, Scene, eventually};
+
+crate::on_every_store!(
+    e12_a_healthy_long_job_is_never_taken_over,
+    a_graceful_stop_gives_running_jobs_back_without_using_an_attempt,
+    a_graceful_stop_lets_jobs_finish_within_the_grace_time,
+    a_worker_that_stalled_writes_nothing_into_the_next_attempt,
+    a_lease_that_cannot_be_kept_is_refused,
+    a_cpu_bound_handler_keeps_its_lease,
+);
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "long", output = String)]
+struct Long;
+
+async fn e12_a_healthy_long_job_is_never_taken_over(scene: Scene) {
+    let docs = Docs::default();
+    let build = |queue| {
+        Worker::new(queue)
+            .state(docs.clone())
+            .task(|_: Long, State(docs): State<Docs>| async move {
+                docs.write("begun");
+                tokio::time::sleep(Duration::from_secs(2)).await;
+                Ok("done".to_owned())
+            })
+            .lease(Duration::from_millis(600))
+            .build()
+            .unwrap()
+    };
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    let (first, second) = (build(scene.queue.clone()), build(scene.sibling()));
+    let running = first.run(Pass::new());
+    let polling = async {
+        loop {
+            let summary = second.run(Pass::new()).await.unwrap();
+            assert!(summary.jobs.is_empty(), "taken over: {summary:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::pin!(polling);
+    // The first one may be slower to claim than the second: it is given its head start.
+    let summary = tokio::select! {
+        summary = running => summary.unwrap(),
+        () = async { eventually("the job runs", || async { docs.len() == 1 }).await; polling.await } => unreachable!(),
+    };
+    assert_eq!((summary.succeeded(), docs.len()), (1, 1));
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!((job.state, job.attempt, job.crashes), (JobState::Completed, 1, 0));
+}
+
+async fn a_graceful_stop_gives_running_jobs_back_without_using_an_attempt(scene: Scene) {
+    let begun = Arc::new(Notify::new());
+    let worker = Worker::new(scene.queue.clone())
+        .state(begun.clone())
+        .task(|_: Long, State(begun): State<Arc<Notify>>| async move {
+            begun.notify_one();
+            std::future::pending::<TaskResult<String>>().await
+        })
+        .grace(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    worker.run_until(async { begun.notified().await }).await.unwrap();
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!((job.state, job.attempt, job.crashes), (JobState::Waiting, 0, 0));
+    assert!(job.run_at <= scene.queue.store().ping().await.unwrap(), "it is due at once");
+}
+
+async fn a_graceful_stop_lets_jobs_finish_within_the_grace_time(scene: Scene) {
+    let begun = Arc::new(Notify::new());
+    let worker = Worker::new(scene.queue.clone())
+        .state(begun.clone())
+        .task(|_: Long, ctx: queue::JobCtx, State(begun): State<Arc<Notify>>| async move {
+            begun.notify_one();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(!ctx.cancelled().is_cancelled());
+            Ok("in time".to_owned())
+        })
+        .grace(Duration::from_secs(20))
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    worker.run_until(async { begun.notified().await }).await.unwrap();
+    assert_eq!(handle.output().await.unwrap(), "in time");
+}
+
+async fn a_worker_that_stalled_writes_nothing_into_the_next_attempt(scene: Scene) {
+    // The first worker cannot renew: its lease is over long before its handler returns.
+    let go_on = Arc::new(Notify::new());
+    let docs = Docs::default();
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    let stalled = Worker::new(scene.queue.clone())
+        .state((go_on.clone(), docs.clone()))
+        .task(|_: Long, State((go_on, docs)): State<(Arc<Notify>, Docs)>| async move {
+            docs.write("first");
+            go_on.notified().await;
+            Ok("from the zombie".to_owned())
+        })
+        .lease(Duration::from_secs(3_600))
+        .build()
+        .unwrap();
+    let zombie = tokio::spawn(async move { stalled.run(Pass::new()).await });
+    eventually("the job runs", || async { docs.len() == 1 }).await;
+    steal(&scene, &handle).await;
+    let second = Worker::new(scene.sibling())
+        .task(|_: Long| async { Ok("from the second".to_owned()) })
+        .build()
+        .unwrap();
+    assert_eq!(second.run(Pass::new()).await.unwrap().succeeded(), 1);
+    go_on.notify_one();
+    let summary = zombie.await.unwrap().unwrap();
+    assert!(matches!(summary.jobs[0].result, queue::JobResult::Lost), "{summary:?}");
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!(handle.output().await.unwrap(), "from the second");
+    assert_eq!((job.log.len(), job.crashes), (1, 1));
+}
+
+/// Ends the lease of the running job as if its holder had been silent for that long.
+async fn steal(scene: &Scene, handle: &queue::JobHandle<Long>) {
+    let store = scene.queue.store();
+    let job = handle.job().await.unwrap().unwrap();
+    let held = queue::core::Held::new(job.id, job.fence);
+    let outcome = store.heartbeat(&[held], Duration::from_micros(1)).await.unwrap();
+    assert!(outcome[0].is_saved());
+    let reaped = store.reap(std::num::NonZeroU32::MIN).await.unwrap();
+    assert_eq!(reaped.len(), 1);
+}
+
+async fn a_lease_that_cannot_be_kept_is_refused(scene: Scene) {
+    let built = Worker::new(scene.queue.clone())
+        .lease(Duration::from_secs(1))
+        .renew_every(Duration::from_secs(2))
+        .build();
+    let error = built.unwrap_err().to_string();
+    assert!(error.contains("renew at least twice in a lease"), "{error}");
+}
+
+async fn a_cpu_bound_handler_keeps_its_lease(scene: Scene) {
+    const LEASE: Duration = Duration::from_millis(300);
+    let worker = Worker::new(scene.queue.clone())
+        .task(|_: Long| async {
+            let end = std::time::Instant::now() + 3 * LEASE;
+            while std::time::Instant::now() < end {
+                std::hint::spin_loop();
+            }
+            Ok("spun".to_owned())
+        })
+        .lease(LEASE)
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    let sibling = scene.sibling();
+    let reaping = async {
+        loop {
+            let reaped = sibling.store().reap(std::num::NonZeroU32::MIN).await.unwrap();
+            assert!(reaped.is_empty(), "{reaped:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        summary = worker.run(Pass::new()) => assert_eq!(summary.unwrap().succeeded(), 1),
+        () = reaping => unreachable!(),
+    }
+    assert_eq!(handle.job().await.unwrap().unwrap().crashes, 0);
+}

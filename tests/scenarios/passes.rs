@@ -1,0 +1,166 @@
+use std::time::Duration;
+
+use futures::future::join_all;
+use queue::{Order, Pass, Queue, QueueName, State, Task, TaskResult, Worker};
+use serde::{Deserialize, Serialize};
+
+use crate::scene::{Docs, Scene};
+
+crate::on_every_store!(
+    e5_of_ten_concurrent_passes_exactly_one_gets_the_job,
+    e5_of_ten_concurrent_passes_by_id_exactly_one_gets_the_job,
+    e6_sequential_passes_run_the_first_enqueued_first,
+    e6_lifo_by_call_and_by_queue_reverses_the_order,
+    e13_a_pass_runs_ten_jobs_or_as_many_as_its_limit,
+    e14_a_pass_by_id_runs_only_that_job,
+    e14_a_pass_by_label_runs_only_jobs_with_the_label,
+    a_limit_of_zero_is_refused,
+    a_pass_says_how_many_jobs_remain,
+    a_retry_that_is_due_at_once_waits_for_the_next_pass,
+);
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "note")]
+struct Note(String);
+
+async fn note(Note(text): Note, State(docs): State<Docs>) -> TaskResult<()> {
+    docs.write(text);
+    Ok(())
+}
+
+fn worker(queue: Queue, docs: &Docs) -> queue::WorkerBuilder {
+    Worker::new(queue).state(docs.clone()).task(note)
+}
+
+fn notes(count: usize) -> impl Iterator<Item = Note> {
+    (0..count).map(|n| Note(n.to_string()))
+}
+
+async fn e5_of_ten_concurrent_passes_exactly_one_gets_the_job(scene: Scene) {
+    race_for_one_job(scene, |_| Pass::new().limit(1)).await;
+}
+
+async fn e5_of_ten_concurrent_passes_by_id_exactly_one_gets_the_job(scene: Scene) {
+    race_for_one_job(scene, |id| Pass::new().ids([id])).await;
+}
+
+async fn race_for_one_job(scene: Scene, pass: impl Fn(queue::JobId) -> Pass) {
+    let docs = Docs::default();
+    for _ in 0..5 {
+        let handle = scene.queue.enqueue(Note("x".into())).await.unwrap();
+        let before = docs.len();
+        let workers: Vec<Worker> =
+            (0..10).map(|_| worker(scene.queue.clone(), &docs).build().unwrap()).collect();
+        let passes = workers.iter().map(|worker| worker.run(pass(handle.id())));
+        let summaries = join_all(passes).await;
+        let got = summaries.iter().filter(|summary| !summary.as_ref().unwrap().jobs.is_empty());
+        assert_eq!((got.count(), docs.len() - before), (1, 1));
+    }
+}
+
+async fn e6_sequential_passes_run_the_first_enqueued_first(scene: Scene) {
+    let docs = Docs::default();
+    enqueue_two(&scene.queue, QueueName::default()).await;
+    worker(scene.queue.clone(), &docs)
+        .build()
+        .unwrap()
+        .run(Pass::new().sequential())
+        .await
+        .unwrap();
+    assert_eq!(docs.all(), ["older", "newer"]);
+}
+
+async fn e6_lifo_by_call_and_by_queue_reverses_the_order(scene: Scene) {
+    let docs = Docs::default();
+    enqueue_two(&scene.queue, QueueName::default()).await;
+    let by_call = worker(scene.queue.clone(), &docs).build().unwrap();
+    by_call.run(Pass::new().sequential().order(Order::Lifo)).await.unwrap();
+    assert_eq!(docs.all(), ["newer", "older"]);
+
+    let stack = QueueName::new("stack").unwrap();
+    enqueue_two(&scene.queue, stack.clone()).await;
+    let by_queue = worker(scene.queue.clone(), &docs)
+        .queues([stack.clone()])
+        .queue_order(stack, Order::Lifo)
+        .build()
+        .unwrap();
+    by_queue.run(Pass::new().sequential()).await.unwrap();
+    assert_eq!(docs.all()[2..], ["newer", "older"]);
+}
+
+/// Two jobs 100 ms apart, as their due times.
+async fn enqueue_two(queue: &Queue, name: QueueName) {
+    let now = queue.store().ping().await.unwrap();
+    let older = now.minus(Duration::from_millis(100));
+    for (text, at) in [("newer", now), ("older", older)] {
+        queue.enqueue(Note(text.into())).queue(name.clone()).at(at).await.unwrap();
+    }
+}
+
+async fn e13_a_pass_runs_ten_jobs_or_as_many_as_its_limit(scene: Scene) {
+    for (jobs, pass, expected) in [
+        (65, Pass::new(), 10),
+        (110, Pass::new().limit(42), 42),
+        (150, Pass::new().limit(150), 150),
+    ] {
+        let docs = Docs::default();
+        let worker = worker(scene.queue.clone(), &docs).build().unwrap();
+        scene.queue.enqueue_many(notes(jobs)).await.unwrap();
+        let summary = worker.run(pass).await.unwrap();
+        assert_eq!((summary.succeeded(), docs.len()), (expected, expected));
+        worker.drain(Pass::new().limit(1_000)).await.unwrap();
+        assert_eq!(docs.len(), jobs);
+    }
+}
+
+async fn e14_a_pass_by_id_runs_only_that_job(scene: Scene) {
+    let docs = Docs::default();
+    let handles = scene.queue.enqueue_many(notes(3)).await.unwrap();
+    let worker = worker(scene.queue.clone(), &docs).build().unwrap();
+    worker.run(Pass::new().ids([handles[2].id()])).await.unwrap();
+    assert_eq!(docs.all(), ["2"]);
+}
+
+async fn e14_a_pass_by_label_runs_only_jobs_with_the_label(scene: Scene) {
+    let docs = Docs::default();
+    scene.queue.enqueue_many(notes(3)).await.unwrap();
+    scene.queue.enqueue(Note("mine".into())).label("tenant", "a").await.unwrap();
+    scene.queue.enqueue(Note("theirs".into())).label("tenant", "b").await.unwrap();
+    let worker = worker(scene.queue.clone(), &docs).build().unwrap();
+    worker.run(Pass::new().label("tenant", "a")).await.unwrap();
+    assert_eq!(docs.all(), ["mine"]);
+}
+
+async fn a_limit_of_zero_is_refused(scene: Scene) {
+    let worker = worker(scene.queue.clone(), &Docs::default()).build().unwrap();
+    let error = worker.run(Pass::new().limit(0)).await.unwrap_err();
+    assert_eq!(error.kind(), queue::ErrorKind::Invalid);
+    assert!(error.to_string().contains("at least 1"), "{error}");
+}
+
+async fn a_pass_says_how_many_jobs_remain(scene: Scene) {
+    scene.queue.enqueue_many(notes(12)).await.unwrap();
+    let worker = worker(scene.queue.clone(), &Docs::default()).build().unwrap();
+    let summary = worker.run(Pass::new().count_remaining()).await.unwrap();
+    assert_eq!((summary.succeeded(), summary.remaining), (10, Some(2)));
+}
+
+async fn a_retry_that_is_due_at_once_waits_for_the_next_pass(scene: Scene) {
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "flaky", retries = 3)]
+    struct Flaky;
+    scene.queue.enqueue(Flaky).await.unwrap();
+    let worker = Worker::new(scene.queue.clone())
+        .task(|_: Flaky| async { Err::<(), _>(queue::TaskError::new("again")) })
+        .build()
+        .unwrap();
+    for _ in 0..3 {
+        let summary = worker.run(Pass::new()).await.unwrap();
+        assert!(matches!(
+            summary.jobs[..],
+            [queue::JobReport { result: queue::JobResult::WillRetry { .. }, .. }]
+        ));
+    }
+    assert_eq!(worker.run(Pass::new()).await.unwrap().failed(), 1);
+    assert!(worker.run(Pass::new()).await.unwrap().jobs.is_empty());
+}

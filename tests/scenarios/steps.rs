@@ -1,0 +1,245 @@
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use futures::{StreamExt, future::try_join_all, stream::FuturesUnordered};
+use queue::{
+    JobState, Pass, State, StepEntry, StepState, Task, TaskError, TaskResult, Wf, Worker,
+    step_statuses,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::scene::{Docs, Scene};
+
+crate::on_every_store!(
+    e16_twenty_instant_parallel_steps,
+    e16_fifty_parallel_steps_that_each_write_a_doc,
+    e16_two_hundred_parallel_steps,
+    steps_in_an_unordered_stream_are_logged_once_each,
+    siblings_of_a_failing_step_settle_and_are_not_run_again,
+    siblings_of_a_step_that_fails_for_good_settle_before_the_body_sees_it,
+    finished_steps_are_restored_by_the_next_worker,
+    a_null_output_is_restored_as_such,
+    progress_and_lines_reach_the_store,
+);
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "fan-out", output = Vec<u32>)]
+struct FanOut {
+    steps: u32,
+}
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "write-doc", output = u32)]
+struct WriteDoc(u32);
+
+async fn write_doc(WriteDoc(n): WriteDoc, State(docs): State<Docs>) -> TaskResult<u32> {
+    tokio::task::yield_now().await;
+    docs.write(n.to_string());
+    Ok(n)
+}
+
+async fn inline_steps(FanOut { steps }: FanOut, wf: Wf) -> TaskResult<Vec<u32>> {
+    let step = |n| wf.run(format!("step-{n}"), move || async move { Ok::<_, TaskError>(n) });
+    try_join_all((0..steps).map(|n| step(n).into_future())).await
+}
+
+async fn task_steps(FanOut { steps }: FanOut, wf: Wf) -> TaskResult<Vec<u32>> {
+    try_join_all((0..steps).map(|n| wf.task(format!("step-{n}"), WriteDoc(n)).into_future())).await
+}
+
+/// Exactly one completed entry per step, with an id of its own and the output where it belongs.
+pub fn assert_fanned_out(job: &queue::Job, steps: u32) {
+    assert_eq!(job.state, JobState::Completed, "{:?}", job.error);
+    let expected: Vec<u32> = (0..steps).collect();
+    assert_eq!(job.output.as_ref().unwrap().to::<Vec<u32>>().unwrap(), expected);
+    assert_eq!(job.log.len(), steps as usize);
+    let ids: HashSet<_> = job.log.iter().map(|entry| entry.id).collect();
+    assert_eq!(ids.len(), steps as usize);
+    let entries: Vec<StepEntry> = job.log.iter().filter_map(StepEntry::from_entry).collect();
+    let mut outputs: Vec<(String, u32)> = entries
+        .iter()
+        .map(|entry| (entry.step.clone(), entry.output.as_ref().unwrap().to().unwrap()))
+        .collect();
+    outputs.sort_by_key(|(_, output)| *output);
+    let named: Vec<_> = (0..steps).map(|n| (format!("step-{n}"), n)).collect();
+    assert_eq!(outputs, named);
+}
+
+async fn fan_out(scene: &Scene, worker: queue::WorkerBuilder, steps: u32) {
+    let worker = worker.build().unwrap();
+    let handle = scene.queue.enqueue(FanOut { steps }).await.unwrap();
+    assert_eq!(worker.run(Pass::new()).await.unwrap().succeeded(), 1);
+    assert_fanned_out(&handle.job().await.unwrap().unwrap(), steps);
+}
+
+async fn e16_twenty_instant_parallel_steps(scene: Scene) {
+    fan_out(&scene, Worker::new(scene.queue.clone()).workflow(inline_steps), 20).await;
+}
+
+async fn e16_fifty_parallel_steps_that_each_write_a_doc(scene: Scene) {
+    let docs = Docs::default();
+    let worker =
+        Worker::new(scene.queue.clone()).state(docs.clone()).task(write_doc).workflow(task_steps);
+    fan_out(&scene, worker, 50).await;
+    assert_eq!(docs.len(), 50);
+}
+
+async fn e16_two_hundred_parallel_steps(scene: Scene) {
+    fan_out(&scene, Worker::new(scene.queue.clone()).workflow(inline_steps), 200).await;
+}
+
+async fn steps_in_an_unordered_stream_are_logged_once_each(scene: Scene) {
+    let worker = Worker::new(scene.queue.clone()).workflow(|input: FanOut, wf: Wf| async move {
+        let step = |n| wf.run(format!("step-{n}"), move || async move { Ok::<_, TaskError>(n) });
+        let mut steps: FuturesUnordered<_> =
+            (0..input.steps).map(|n| step(n).into_future()).collect();
+        let mut outputs = Vec::new();
+        while let Some(output) = steps.next().await {
+            outputs.push(output?);
+        }
+        outputs.sort_unstable();
+        Ok(outputs)
+    });
+    fan_out(&scene, worker, 40).await;
+}
+
+#[derive(Clone, Default)]
+struct Order {
+    docs: Docs,
+    failed: Arc<Notify>,
+}
+
+async fn siblings_of_a_failing_step_settle_and_are_not_run_again(scene: Scene) {
+    siblings(scene, 1, JobState::Completed).await;
+}
+
+async fn siblings_of_a_step_that_fails_for_good_settle_before_the_body_sees_it(scene: Scene) {
+    siblings(scene, 0, JobState::Failed).await;
+}
+
+/// One step fails at once while another still runs; the other ends only after the failure.
+async fn siblings(scene: Scene, retries: u32, expected: JobState) {
+    let order = Order::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(order.clone())
+        .workflow(move |_: FanOut, wf: Wf, State(order): State<Order>| async move {
+            let Order { docs, failed } = order;
+            let fails = wf.run("fails", || async {
+                docs.write("fails");
+                failed.notify_one();
+                match docs.count("fails") {
+                    1 => Err(TaskError::new("first time")),
+                    _ => Ok(1),
+                }
+            });
+            let slow = wf.run("slow", || async {
+                failed.notified().await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                docs.write("slow");
+                Ok::<u32, TaskError>(2)
+            });
+            try_join_all([fails.retries(retries).into_future(), slow.into_future()]).await
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(FanOut { steps: 2 }).await.unwrap();
+    worker.drain(Pass::new()).await.unwrap();
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!(job.state, expected);
+    assert_eq!(order.docs.count("slow"), 1, "a settled sibling does not run again");
+    let statuses = step_statuses(&job.log);
+    let slow = statuses.iter().find(|status| status.step == "slow").unwrap();
+    assert!(slow.complete && slow.attempts == 1, "{slow:?}");
+    let entries: Vec<StepEntry> = job.log.iter().filter_map(StepEntry::from_entry).collect();
+    assert_eq!(entries.iter().filter(|entry| entry.state == StepState::Failed).count(), 1);
+}
+
+async fn finished_steps_are_restored_by_the_next_worker(scene: Scene) {
+    let docs = Docs::default();
+    let stopped = Arc::new(Notify::new());
+    let build = |queue, hangs: bool| {
+        let stopped = stopped.clone();
+        Worker::new(queue)
+            .state(docs.clone())
+            .workflow(move |_: FanOut, wf: Wf, State(docs): State<Docs>| {
+                let stopped = stopped.clone();
+                async move {
+                    let one = wf
+                        .run("one", || async {
+                            docs.write("one");
+                            Ok::<u32, TaskError>(1)
+                        })
+                        .await?;
+                    if hangs {
+                        stopped.notify_one();
+                        std::future::pending::<()>().await;
+                    }
+                    let two = wf.run("two", || async { Ok::<u32, TaskError>(one + 1) }).await?;
+                    Ok(vec![one, two])
+                }
+            })
+            .grace(Duration::ZERO)
+            .build()
+            .unwrap()
+    };
+    let handle = scene.queue.enqueue(FanOut { steps: 2 }).await.unwrap();
+    build(scene.queue.clone(), true).run_until(stopped.notified()).await.unwrap();
+    build(scene.sibling(), false).run(Pass::new()).await.unwrap();
+    assert_eq!(handle.output().await.unwrap(), [1, 2]);
+    assert_eq!(docs.all(), ["one"]);
+    assert_eq!(handle.job().await.unwrap().unwrap().attempt, 1);
+}
+
+async fn a_null_output_is_restored_as_such(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .workflow(|_: FanOut, wf: Wf, State(docs): State<Docs>| async move {
+            wf.run("unit", || async {
+                docs.write("unit");
+                Ok::<(), TaskError>(())
+            })
+            .await?;
+            let nothing: Option<u32> = wf
+                .run("nothing", || async {
+                    docs.write("nothing");
+                    Ok::<Option<u32>, TaskError>(None)
+                })
+                .await?;
+            assert_eq!(nothing, None);
+            wf.run("then", || async {
+                docs.write("then");
+                if docs.count("then") == 1 { Err(TaskError::new("once")) } else { Ok(vec![1]) }
+            })
+            .retries(1)
+            .await
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(FanOut { steps: 0 }).await.unwrap();
+    worker.drain(Pass::new()).await.unwrap();
+    assert_eq!(handle.output().await.unwrap(), [1]);
+    assert_eq!(docs.all(), ["unit", "nothing", "then", "then"]);
+}
+
+async fn progress_and_lines_reach_the_store(scene: Scene) {
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "talks")]
+    struct Talks;
+    let worker = Worker::new(scene.queue.clone())
+        .task(|_: Talks, ctx: queue::JobCtx| async move {
+            ctx.progress(40, "half-way, almost");
+            ctx.log("a line").await?;
+            ctx.progress(90, "nearly there");
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Talks).await.unwrap();
+    worker.run(Pass::new()).await.unwrap();
+    let job = handle.job().await.unwrap().unwrap();
+    let progress = job.progress.unwrap();
+    assert_eq!((progress.percent, progress.message.as_deref()), (90, Some("nearly there")));
+    assert_eq!(job.log[0].body.as_str(), "\"a line\"");
+    assert_eq!(job.log.len(), 2, "the line and the step");
+}

@@ -1,0 +1,126 @@
+use futures::future::try_join_all;
+use queue::{Pass, Task, TaskError, TaskResult, Wf, Worker};
+use serde::{Deserialize, Serialize};
+
+use crate::scene::Scene;
+
+crate::on_every_store!(
+    e23_a_job_with_one_task_costs_three_trips,
+    a_workflow_of_n_steps_costs_at_most_n_plus_three_trips,
+    parallel_steps_share_their_trips,
+    e24_a_task_error_is_one_write,
+    e24_a_workflow_error_is_one_write,
+    e24_a_cancel_from_inside_is_one_write,
+);
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "one", output = u32)]
+struct One(How);
+
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+enum How {
+    Well,
+    Badly,
+    Cancelled,
+}
+
+async fn one(One(how): One) -> TaskResult<u32> {
+    match how {
+        How::Well => Ok(1),
+        How::Badly => Err(TaskError::new("no")),
+        How::Cancelled => Err(TaskError::cancel("no")),
+    }
+}
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "flow", output = u32)]
+struct Flow {
+    steps: u32,
+    ends: How,
+}
+
+async fn flow(Flow { steps, ends }: Flow, wf: Wf) -> TaskResult<u32> {
+    for n in 0..steps {
+        wf.task(format!("step-{n}"), One(How::Well)).await?;
+    }
+    one(One(ends)).await
+}
+
+fn worker(scene: &Scene) -> Worker {
+    Worker::new(scene.queue.clone()).task(one).workflow(flow).build().unwrap()
+}
+
+/// The write transactions that the database made during `work`, where that can be told.
+async fn transactions<T>(scene: &Scene, work: impl Future<Output = T>) -> (T, Option<u64>) {
+    let before = scene.transactions.as_ref().map(|count| count());
+    let done = work.await;
+    (done, scene.transactions.as_ref().map(|count| count() - before.unwrap_or(0)))
+}
+
+async fn e23_a_job_with_one_task_costs_three_trips(scene: Scene) {
+    let worker = worker(&scene);
+    let (summary, transactions) = transactions(&scene, async {
+        scene.queue.enqueue(One(How::Well)).await.unwrap();
+        worker.run(Pass::new()).await.unwrap()
+    })
+    .await;
+    assert_eq!(summary.succeeded(), 1);
+    assert_eq!(scene.trips.total(), 3, "{:?}", scene.trips);
+    assert!(transactions.is_none_or(|count| count <= 3), "{transactions:?} transactions");
+}
+
+async fn a_workflow_of_n_steps_costs_at_most_n_plus_three_trips(scene: Scene) {
+    const STEPS: u32 = 12;
+    let worker = worker(&scene);
+    let (summary, transactions) = transactions(&scene, async {
+        scene.queue.enqueue(Flow { steps: STEPS, ends: How::Well }).await.unwrap();
+        worker.run(Pass::new()).await.unwrap()
+    })
+    .await;
+    assert_eq!(summary.succeeded(), 1);
+    assert_eq!(scene.trips.total(), STEPS as usize + 3, "{:?}", scene.trips);
+    assert!(transactions.is_none_or(|count| count <= u64::from(STEPS) + 3), "{transactions:?}");
+}
+
+async fn parallel_steps_share_their_trips(scene: Scene) {
+    const STEPS: u32 = 100;
+    let worker = Worker::new(scene.queue.clone())
+        .workflow(|input: Flow, wf: Wf| async move {
+            let step = |n| wf.run(format!("{n}"), move || async move { Ok::<u32, TaskError>(n) });
+            try_join_all((0..input.steps).map(|n| step(n).into_future())).await?;
+            Ok(0)
+        })
+        .build()
+        .unwrap();
+    scene.queue.enqueue(Flow { steps: STEPS, ends: How::Well }).await.unwrap();
+    worker.run(Pass::new()).await.unwrap();
+    let appends = scene.trips.of("update_jobs");
+    assert!(appends < STEPS as usize / 2, "{appends} trips for {STEPS} parallel steps");
+}
+
+async fn e24_a_task_error_is_one_write(scene: Scene) {
+    scene.queue.enqueue(One(How::Badly)).await.unwrap();
+    one_write(&scene, 1).await;
+}
+
+async fn e24_a_workflow_error_is_one_write(scene: Scene) {
+    scene.queue.enqueue(Flow { steps: 0, ends: How::Badly }).await.unwrap();
+    one_write(&scene, 1).await;
+}
+
+async fn e24_a_cancel_from_inside_is_one_write(scene: Scene) {
+    scene.queue.enqueue(One(How::Cancelled)).await.unwrap();
+    scene.queue.enqueue(Flow { steps: 0, ends: How::Cancelled }).await.unwrap();
+    one_write(&scene, 2).await;
+}
+
+/// Each of the jobs waiting costs one write after its claim.
+async fn one_write(scene: &Scene, jobs: usize) {
+    let worker = worker(scene);
+    scene.trips.clear();
+    for _ in 0..jobs {
+        worker.run(Pass::new().limit(1)).await.unwrap();
+    }
+    assert_eq!(scene.trips.of("update_jobs"), jobs, "{:?}", scene.trips);
+    assert_eq!(scene.trips.total(), 2 * jobs, "{:?}", scene.trips);
+}
