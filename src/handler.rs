@@ -136,7 +136,7 @@ impl<H: Handler<Args>, Args: 'static> Typed<H, Args> {
         let handler = self.handler.clone();
         Box::pin(async move {
             let output = handler.call(input?, ctx).await?;
-            Ok(Payload::from_value(&output).map_err(TaskError::fatal)?)
+            Payload::from_value(&output).map_err(TaskError::fatal)
         })
     }
 }

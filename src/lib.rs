@@ -52,3 +52,8 @@ pub use queue_core::{
 #[cfg(feature = "sqlite")]
 #[doc(no_inline)]
 pub use queue_sqlite as sqlite;
+
+/// The examples of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,1 +1,28 @@
-//! x
+#![doc = include_str!("lib.md")]
+
+mod case;
+mod harness;
+pub mod model;
+pub mod mutants;
+pub mod properties;
+mod property;
+mod race;
+mod report;
+mod rng;
+mod runner;
+mod suite;
+mod verdict;
+
+pub use case::Case;
+pub use harness::{Fixture, Harness};
+pub use properties::properties;
+pub use property::Property;
+pub use race::race;
+pub use report::{GroupTotal, Level, Report, RunReport};
+pub use rng::Rng;
+pub use runner::{run_property, start};
+pub use suite::Suite;
+pub use verdict::{Checked, Stop, Verdict};
+
+#[doc(no_inline)]
+pub use queue_core::async_trait;

@@ -91,7 +91,7 @@ impl Wf {
     {
         let run = async move {
             let output = closure().await.map_err(Into::into)?;
-            Ok(Payload::from_value(&output).map_err(TaskError::fatal)?)
+            Payload::from_value(&output).map_err(TaskError::fatal)
         };
         InlineStep {
             wf: self,
@@ -305,20 +305,17 @@ impl Step {
 macro_rules! settings {
     () => {
         /// Repeats the step up to so many times after a failure.
-        #[must_use]
         pub const fn retries(mut self, retries: u32) -> Self {
             self.settings.retries = Some(retries);
             self
         }
 
         /// Runs the step at most so many times: `attempts - 1` retries.
-        #[must_use]
         pub const fn attempts(self, attempts: u32) -> Self {
             self.retries(attempts.saturating_sub(1))
         }
 
         /// Waits before each retry.
-        #[must_use]
         pub const fn backoff(mut self, backoff: Backoff) -> Self {
             self.settings.backoff = Some(backoff);
             self

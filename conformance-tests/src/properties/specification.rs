@@ -1,0 +1,15 @@
+//! MOD: the store against the executable specification.
+
+use std::time::Duration;
+
+use crate::{Property, model};
+
+/// The properties of this group.
+pub fn properties() -> Vec<Property> {
+    let sequential = Property::new(
+        "MOD-1",
+        "every answer in a random script is one that the specification allows",
+        |case| Box::pin(model::sequential(case)),
+    );
+    vec![sequential.within(Duration::from_secs(60))]
+}
