@@ -8,6 +8,7 @@ use queue_core::{
 use crate::{
     Enqueue, EnqueueMany, JobHandle, Task,
     io::{Background, Io},
+    jitter::repeated,
 };
 
 /// Where an application enqueues jobs and looks after them. Cheap to clone.
@@ -73,12 +74,14 @@ impl Queue {
         EnqueueMany::new(self, tasks.into_iter().collect())
     }
 
-    /// Enqueues jobs whose types are known only at run time. One trip.
+    /// Enqueues jobs whose types are known only at run time. One trip; a few more if the store has passing
+    /// trouble, which is safe because the jobs bring their ids.
     ///
     /// # Errors
     /// `Invalid` or `TooLarge` for any of them, and then none is enqueued; trouble with the store.
     pub async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>> {
-        self.0.call(|store| async move { store.insert(&jobs).await }).await
+        let call = |store: Arc<dyn JobStore>| async move { repeated(|| store.insert(&jobs)).await };
+        self.0.call(call).await
     }
 
     /// A handle on a job of this task that was enqueued before.

@@ -2,11 +2,12 @@ use std::num::NonZeroU32;
 
 use futures::{StreamExt, stream};
 use queue_core::{
-    ClaimRequest, Clock, Error, Job, JobFilter, JobId, Order, QueueName, Result, State, Timestamp,
+    ClaimRequest, Claimed, Clock, Error, Job, JobFilter, JobId, Order, QueueName, Result, State,
+    Timestamp,
 };
 
 use super::Worker;
-use crate::Summary;
+use crate::{Summary, jitter::repeated};
 
 /// One pass of a worker: which jobs to claim, and how to run them.
 #[derive(Clone, Debug)]
@@ -151,8 +152,7 @@ impl Worker {
     ) -> Result<()> {
         let Some(free) = room(limit, jobs.len()) else { return Ok(()) };
         request.limit = free;
-        let committer = &self.bench.committer;
-        let claimed = committer.claim(request.clone()).await?;
+        let claimed = self.claim_surely(&request).await?;
         jobs.extend(claimed.jobs);
         // Something is to be had that this claim could not take: a lease that is over, or a job that
         // somebody was writing at that moment. One more try; a pass does not wait.
@@ -162,9 +162,15 @@ impl Worker {
             self.queue().io().call(|store| async move { store.reap(free).await }).await?;
             request.limit = free;
             request.token = queue_core::Uuid::now_v7();
-            jobs.extend(committer.claim(request).await?.jobs);
+            jobs.extend(self.claim_surely(&request).await?.jobs);
         }
         Ok(())
+    }
+
+    /// Claims, and asks again with the same token if the answer was lost: what the first try took
+    /// would otherwise be held by nobody until its lease is over.
+    async fn claim_surely(&self, request: &ClaimRequest) -> Result<Claimed> {
+        repeated(|| self.bench.committer.claim(request.clone())).await
     }
 
     async fn is_over(&self, due: Timestamp) -> Result<bool> {

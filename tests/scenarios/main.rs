@@ -11,6 +11,7 @@ mod passes;
 mod processes;
 mod races;
 mod retries;
+mod serving;
 mod steps;
 mod trips;
 mod unknown;

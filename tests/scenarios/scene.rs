@@ -3,7 +3,10 @@
 use std::{
     any::Any,
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use queue::{JobStore, MemoryStore, Queue, core::spec::Op};
@@ -129,25 +132,53 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
     }
 }
 
-/// Counts the calls of a store.
+/// Counts the calls of a store, and makes some of them fail.
 #[derive(Debug, Default)]
-pub struct Trips(Mutex<BTreeMap<&'static str, usize>>);
+pub struct Trips {
+    calls: Mutex<BTreeMap<&'static str, usize>>,
+    /// How many of the next calls do not reach the store.
+    refuse: AtomicUsize,
+    /// Of how many calls one reaches the store but its answer is lost; 0: none.
+    lose_every: AtomicUsize,
+    all: AtomicUsize,
+}
 
 impl Trips {
-    fn note(&self, method: &'static str) {
-        *self.0.lock().unwrap().entry(method).or_default() += 1;
+    /// Makes the next calls fail before they reach the store.
+    pub fn refuse(&self, calls: usize) {
+        self.refuse.store(calls, Ordering::SeqCst);
+    }
+
+    /// Loses the answer of one in so many calls from now on; 0 stops it.
+    pub fn lose_every(&self, calls: usize) {
+        self.lose_every.store(calls, Ordering::SeqCst);
+    }
+
+    /// Whether a call may reach the store, and if so whether its answer gets through.
+    fn note(&self, method: &'static str) -> queue::Result<bool> {
+        *self.calls.lock().unwrap().entry(method).or_default() += 1;
+        let refused = self
+            .refuse
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_ok();
+        if refused {
+            return Err(queue::Error::new(queue::ErrorKind::Unavailable, "refused by the test"));
+        }
+        let number = self.all.fetch_add(1, Ordering::SeqCst);
+        let every = self.lose_every.load(Ordering::SeqCst);
+        Ok(every == 0 || number % every != 0)
     }
 
     pub fn of(&self, method: &str) -> usize {
-        self.0.lock().unwrap().get(method).copied().unwrap_or(0)
+        self.calls.lock().unwrap().get(method).copied().unwrap_or(0)
     }
 
     pub fn total(&self) -> usize {
-        self.0.lock().unwrap().values().sum()
+        self.calls.lock().unwrap().values().sum()
     }
 
     pub fn clear(&self) {
-        self.0.lock().unwrap().clear();
+        self.calls.lock().unwrap().clear();
     }
 }
 
@@ -159,8 +190,16 @@ struct Counting {
 
 impl Counting {
     async fn run(&self, name: &'static str, op: Op) -> queue::Result<queue::core::spec::Answer> {
-        self.trips.note(name);
-        op.run(&*self.store).await
+        let heard = self.trips.note(name)?;
+        let answer = op.run(&*self.store).await?;
+        match heard {
+            true => Ok(answer),
+            false => {
+                let lost =
+                    queue::Error::new(queue::ErrorKind::Timeout, "the answer was lost by the test");
+                Err(lost.with_effect(queue::core::Effect::Unknown))
+            }
+        }
     }
 }
 
@@ -173,7 +212,7 @@ macro_rules! forward {
             }
 
             async fn ping(&self) -> queue::Result<queue::Timestamp> {
-                self.trips.note("ping");
+                self.trips.note("ping")?;
                 self.store.ping().await
             }
 

@@ -1,0 +1,203 @@
+//! Workers that serve until they are told to stop.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures::future::try_join_all;
+use queue::{
+    JobFilter, JobState, Queue, QueueName, State, StepEntry, Task, TaskError, TaskResult, Wf,
+    Worker,
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+use crate::scene::{Docs, Scene, eventually};
+
+crate::on_every_store!(
+    e22_a_worker_goes_on_after_the_store_failed,
+    lost_answers_are_repeated_without_doubling_anything,
+    two_workers_run_every_job_once,
+    an_idle_worker_runs_what_is_enqueued_later,
+    a_paused_queue_rests_until_it_is_resumed,
+    a_lane_is_never_exceeded_and_always_used,
+    delayed_jobs_run_when_they_fall_due,
+);
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "note")]
+struct Note(String);
+
+async fn note(Note(text): Note, State(docs): State<Docs>) -> TaskResult<()> {
+    docs.write(text);
+    Ok(())
+}
+
+fn worker(queue: Queue, docs: &Docs) -> queue::WorkerBuilder {
+    Worker::new(queue).state(docs.clone()).task(note)
+}
+
+/// Runs the worker while `work` is done.
+async fn while_serving<T>(worker: Worker, work: impl Future<Output = T>) -> T {
+    let stop = Arc::new(Notify::new());
+    let stopped = stop.clone();
+    let serving = tokio::spawn(async move { worker.run_until(stopped.notified()).await });
+    let done = work.await;
+    stop.notify_one();
+    serving.await.unwrap().unwrap();
+    done
+}
+
+async fn e22_a_worker_goes_on_after_the_store_failed(scene: Scene) {
+    let docs = Docs::default();
+    while_serving(worker(scene.queue.clone(), &docs).build().unwrap(), async {
+        eventually("it polls", || async { scene.trips.of("claim") > 0 }).await;
+        scene.trips.refuse(3);
+        // Each way of asking meets trouble sooner or later; what is enqueued then still runs.
+        for n in 0..20 {
+            scene.queue.enqueue(Note(n.to_string())).await.unwrap();
+        }
+        eventually("all run", || async { docs.len() == 20 }).await;
+    })
+    .await;
+}
+
+async fn lost_answers_are_repeated_without_doubling_anything(scene: Scene) {
+    const JOBS: u32 = 30;
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "flow", output = Vec<u32>)]
+    struct Flow(u32);
+    let worker = Worker::new(scene.queue.clone())
+        .workflow(|Flow(job): Flow, wf: Wf| async move {
+            let step =
+                |n| wf.run(format!("{n}"), move || async move { Ok::<_, TaskError>(job + n) });
+            try_join_all((0..4).map(|n| step(n).into_future())).await
+        })
+        .build()
+        .unwrap();
+    scene.trips.lose_every(3);
+    let handles = scene.queue.enqueue_many((0..JOBS).map(Flow)).await.unwrap();
+    while_serving(worker, async {
+        let ended = JobFilter::all().with_states(JobState::Completed);
+        let sibling = scene.sibling();
+        eventually("all are completed", || async {
+            let tally = sibling.tally(ended.clone()).await.unwrap();
+            tally.first().is_some_and(|tally| tally.count == u64::from(JOBS))
+        })
+        .await;
+    })
+    .await;
+    scene.trips.lose_every(0);
+    for handle in handles {
+        let job = handle.job().await.unwrap().unwrap();
+        assert_eq!((job.log.len(), job.attempt, job.crashes), (4, 1, 0));
+    }
+}
+
+async fn two_workers_run_every_job_once(scene: Scene) {
+    const JOBS: usize = 300;
+    let docs = Docs::default();
+    let first = worker(scene.queue.clone(), &docs).concurrency(7).build().unwrap();
+    let second = worker(scene.sibling(), &docs).concurrency(3).build().unwrap();
+    while_serving(
+        first,
+        while_serving(second, async {
+            let notes = (0..JOBS).map(|n| Note(n.to_string()));
+            let handles = scene.queue.enqueue_many(notes).await.unwrap();
+            for handle in &handles {
+                handle.output().await.unwrap();
+            }
+        }),
+    )
+    .await;
+    let mut counts: HashMap<String, usize> = HashMap::new();
+    docs.all().into_iter().for_each(|doc| *counts.entry(doc).or_default() += 1);
+    assert_eq!(counts.len(), JOBS);
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+}
+
+async fn an_idle_worker_runs_what_is_enqueued_later(scene: Scene) {
+    let docs = Docs::default();
+    while_serving(worker(scene.queue.clone(), &docs).build().unwrap(), async {
+        for n in 1..=5 {
+            eventually("it is idle", || async { scene.trips.of("claim") >= n }).await;
+            let handle = scene.queue.enqueue(Note(n.to_string())).await.unwrap();
+            handle.output().await.unwrap();
+        }
+    })
+    .await;
+    assert_eq!(docs.all(), ["1", "2", "3", "4", "5"]);
+}
+
+async fn a_paused_queue_rests_until_it_is_resumed(scene: Scene) {
+    let docs = Docs::default();
+    let rests = QueueName::new("rests").unwrap();
+    scene.queue.pause(rests.clone()).await.unwrap();
+    let resting = scene.queue.enqueue(Note("resting".into())).queue(rests.clone()).await.unwrap();
+    while_serving(worker(scene.queue.clone(), &docs).all_queues().build().unwrap(), async {
+        scene.queue.enqueue(Note("awake".into())).await.unwrap().output().await.unwrap();
+        assert_eq!(docs.all(), ["awake"]);
+        scene.queue.resume(rests).await.unwrap();
+        resting.output().await.unwrap();
+    })
+    .await;
+    assert_eq!(docs.all(), ["awake", "resting"]);
+}
+
+async fn a_lane_is_never_exceeded_and_always_used(scene: Scene) {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    #[derive(Serialize, Deserialize)]
+    struct Laned(u32);
+    impl Task for Laned {
+        const NAME: &'static str = "laned";
+        type Output = ();
+        fn lane(&self) -> Option<queue::Lane> {
+            Some(queue::Lane::new(format!("lane-{}", self.0 % 2)))
+        }
+    }
+    #[derive(Clone, Default)]
+    struct Busy(Arc<[AtomicU32; 2]>);
+    let busy = Busy::default();
+    let build = |queue| {
+        Worker::new(queue)
+            .state(busy.clone())
+            .task(|Laned(n): Laned, State(Busy(busy)): State<Busy>| async move {
+                let lane = &busy[n as usize % 2];
+                assert_eq!(lane.fetch_add(1, Ordering::SeqCst), 0, "two at once in one lane");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                lane.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            })
+            .build()
+            .unwrap()
+    };
+    let handles = scene.queue.enqueue_many((0..40).map(Laned)).await.unwrap();
+    while_serving(
+        build(scene.queue.clone()),
+        while_serving(build(scene.sibling()), async {
+            for handle in &handles {
+                handle.output().await.unwrap();
+            }
+        }),
+    )
+    .await;
+}
+
+async fn delayed_jobs_run_when_they_fall_due(scene: Scene) {
+    let docs = Docs::default();
+    while_serving(worker(scene.queue.clone(), &docs).build().unwrap(), async {
+        let delays = [150_u64, 50, 100];
+        let mut handles = Vec::new();
+        for delay in delays {
+            let delay = Duration::from_millis(delay);
+            let note = Note(delay.as_millis().to_string());
+            handles.push(scene.queue.enqueue(note).delay(delay).await.unwrap());
+        }
+        for handle in &handles {
+            handle.output().await.unwrap();
+            let job = handle.job().await.unwrap().unwrap();
+            assert!(job.started_at.unwrap() >= job.run_at);
+            assert_eq!(job.log.iter().filter_map(StepEntry::from_entry).count(), 1);
+        }
+    })
+    .await;
+    assert_eq!(docs.all(), ["50", "100", "150"]);
+}
