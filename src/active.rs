@@ -47,7 +47,10 @@ impl Active {
             token: CancellationToken::new(),
             lost: CancellationToken::new(),
             stop: CancellationToken::new(),
-            notes: Mutex::default(),
+            notes: Mutex::new(Notes {
+                cancel: job.cancel.as_ref().map(|cancel| cancel.reason.clone()),
+                ..Notes::default()
+            }),
         }
     }
 
@@ -109,13 +112,12 @@ impl Active {
         mut patch: JobPatch,
     ) -> Result<Written> {
         let kind = patch.transition.as_ref().map(Transition::kind);
-        {
+        let aside = {
             let mut notes = self.notes();
-            let mut entries = std::mem::take(&mut notes.entries);
-            entries.append(&mut patch.log);
-            patch.log = entries;
             patch.progress = patch.progress.or(notes.progress.take());
-        }
+            std::mem::take(&mut notes.entries)
+        };
+        patch.log.splice(..0, aside.iter().cloned());
         let update = JobUpdate::held(self.id, self.fence, patch);
         let Committed { outcome, repeated } = committer.commit(update).await?;
         let deleted = repeated
@@ -130,7 +132,10 @@ impl Active {
             }
             // The first try, whose answer was lost, completed the job and deleted it.
             Outcome::Missing if deleted => Written::Saved,
-            Outcome::TooLarge { limit } => Written::TooLarge(limit),
+            Outcome::TooLarge { limit } => {
+                self.notes().entries.splice(..0, aside);
+                Written::TooLarge(limit)
+            }
             Outcome::Fenced
             | Outcome::Conflict { .. }
             | Outcome::Illegal { .. }

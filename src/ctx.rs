@@ -30,6 +30,8 @@ pub(crate) struct About {
     pub(crate) kind: String,
     pub(crate) lane: QueueName,
     pub(crate) labels: std::collections::BTreeMap<String, String>,
+    /// The largest payload that the store takes.
+    pub(crate) max_bytes: u64,
 }
 
 impl About {
@@ -40,6 +42,7 @@ impl About {
         queue: Queue,
         states: Arc<States>,
     ) -> Self {
+        let max_bytes = queue.store().info().capabilities.max_payload_bytes;
         About {
             active,
             committer,
@@ -48,6 +51,7 @@ impl About {
             kind: job.kind.to_string(),
             lane: job.queue.clone(),
             labels: job.labels.clone(),
+            max_bytes,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Handlers that are external programs.
 //!
-//! A [`Program`] is called with its arguments as they are, never through a shell. It is given one JSON document on
-//! its standard input and must print one on its standard output and exit with code 0; what it
-//! prints on its standard error becomes part of the message when it fails. It has ended when it has exited and
-//! its outputs are closed, by processes that it left behind too.
+//! A [`Program`] is called with its arguments as they are, never through a shell. It is given one
+//! JSON document on its standard input and must print one on its standard output and exit with code
+//! 0; what it prints on its standard error becomes part of the message when it fails. It has ended
+//! when it has exited and its outputs are closed, by processes that it left behind too.
 
 use std::{
     borrow::Cow,
@@ -54,8 +54,8 @@ impl Program {
     /// slash is a path from the program's directory.
     ///
     /// # Errors
-    /// `NoProgram` for an empty `argv`, `Template` for an argument that is malformed or uses another
-    /// root than `input`.
+    /// `NoProgram` for an empty `argv`, `Template` for an argument that is malformed or uses
+    /// another root than `input`.
     pub fn new<S: AsRef<str>>(argv: impl IntoIterator<Item = S>) -> Result<Self, ProgramError> {
         let argument = |text: S| {
             let text = text.as_ref();
@@ -104,8 +104,9 @@ impl Program {
 
     /// Runs it once and returns what it printed, byte for byte but for outer white space.
     ///
-    /// The program runs in a process group of its own, so that a Ctrl-C at the terminal does not reach it. When it runs too
-    /// long, prints too much, or when this future is dropped, the whole group is killed.
+    /// The program runs in a process group of its own, so that a Ctrl-C at the terminal does not
+    /// reach it. When it runs too long, prints too much, or when this future is dropped, the whole
+    /// group is killed.
     ///
     /// # Errors
     /// See [`ProgramError`]. Whatever the error, the program is not running any more.
@@ -163,8 +164,8 @@ impl Program {
         self.argv.iter().map(render).collect::<Result<_, _>>().map_err(ProgramError::Template)
     }
 
-    /// What to execute. A relative path is resolved here: whether it would be relative to the directory
-    /// of this process or to that of the child is platform-specific.
+    /// What to execute. A relative path is resolved here: whether it would be relative to the
+    /// directory of this process or to that of the child is platform-specific.
     fn locate<'a>(&self, name: &'a str) -> Result<Cow<'a, OsStr>, ProgramError> {
         match &self.dir {
             Some(dir) if !dir.is_dir() => Err(ProgramError::NoDirectory { dir: dir.clone() }),
@@ -189,8 +190,9 @@ impl Program {
         }
     }
 
-    /// Feeds the program and reads what it prints until it has ended. Only then it is waited for: until
-    /// its exit is collected its group's number cannot be reused, so a late kill cannot hit others.
+    /// Feeds the program and reads what it prints until it has ended. Only then it is waited for:
+    /// until its exit is collected its group's number cannot be reused, so a late kill cannot hit
+    /// others.
     async fn talk(
         &self,
         group: &mut Group,

@@ -9,7 +9,7 @@ use crate::{
     committer::Committer,
     ctx::About,
     keeper::Keeper,
-    workflow::{Ended, Ending, History, StepEntry, Wf, drive_task, drive_workflow},
+    workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow},
 };
 
 /// What all jobs of a worker share.
@@ -43,9 +43,12 @@ impl Drop for Kept<'_> {
 }
 
 async fn drive(bench: &Bench, job: Job, active: &Arc<Active>) -> Ended {
-    if let Some(cancel) = &job.cancel {
-        active.request_cancel(&cancel.reason);
-        return Ending::Cancel(cancel.reason.clone()).into();
+    // A job may have waited for its turn, and its heartbeats told what happened meanwhile.
+    if active.lost.is_cancelled() {
+        return Ending::Lost.into();
+    }
+    if let Some(reason) = active.cancel_reason() {
+        return Ending::Cancel(reason).into();
     }
     let Some(Registered { run, options }) = bench.catalog.get(&job.kind).cloned() else {
         return Ending::Fail(unknown(&job, &bench.catalog)).into();
@@ -100,7 +103,8 @@ async fn settle(bench: &Bench, active: &Active, ended: Ended) -> JobResult {
         Ending::Release => (Transition::Release { when: When::Now }, JobResult::Released),
         Ending::Lost => return JobResult::Lost,
     };
-    let mut log: Vec<NewEntry> = step.iter().map(StepEntry::to_entry).collect();
+    let max_bytes = bench.queue.store().info().capabilities.max_payload_bytes;
+    let mut log: Vec<NewEntry> = step.iter().map(|step| step.to_entry(max_bytes)).collect();
     log.extend(attempt_entry(&result));
     let patch = JobPatch::transition(transition).with_log(log);
     write(bench, active, patch, result).await

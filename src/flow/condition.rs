@@ -64,7 +64,8 @@ impl FromStr for Condition {
         if let Some((path, test)) = test {
             return Ok(Condition { path: path.parse()?, test });
         }
-        // A path holds neither sign, so the first one is the operator, whatever the JSON after it holds.
+        // A path holds neither sign, so the first one is the operator, whatever the JSON after it
+        // holds.
         let at = text.find(['=', '!']).ok_or_else(malformed)?;
         let (path, rest) = text.split_at(at);
         let json = |rest: &str| serde_json::from_str(rest.trim()).map_err(|_| malformed());

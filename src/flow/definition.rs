@@ -44,15 +44,15 @@ pub struct Step {
     pub id: String,
     /// The task that it runs.
     pub task: String,
-    /// What the task is given: a [`Template`](super::Template) over `input` and `steps`. Without it, the job's
-    /// input.
+    /// What the task is given: a [`Template`](super::Template) over `input` and `steps`. Without
+    /// it, the job's input.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,
     /// Steps that must be done before, besides those whose output it uses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<String>,
-    /// A [`Condition`](super::Condition); a step whose condition does not hold is skipped: its output is `null` and
-    /// steps that need it run.
+    /// A [`Condition`](super::Condition); a step whose condition does not hold is skipped: its
+    /// output is `null` and steps that need it run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub condition: Option<String>,
     /// How often it is tried again; without it, what the task says.

@@ -19,8 +19,8 @@ pub(super) trait StepRunner: Sync {
         input: Value,
     ) -> BoxFuture<'a, Result<Value, Self::Error>>;
 
-    /// Resolves when no step does any work: those whose futures are still pending only wait for a retry
-    /// in a later run.
+    /// Resolves when no step does any work: those whose futures are still pending only wait for a
+    /// retry in a later run.
     fn settled(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -44,9 +44,9 @@ enum Status {
 impl Plan {
     /// Runs the flow: every step as soon as its needs are met, and any number at once.
     ///
-    /// After a failure, and after a step that completes the job, no further step starts, and those that run
-    /// are allowed to settle. A step that completes the job decides even then: done is done. Of
-    /// several, the first of the list does.
+    /// After a failure, and after a step that completes the job, no further step starts, and those
+    /// that run are allowed to settle. A step that completes the job decides even then: done is
+    /// done. Of several, the first of the list does.
     pub(super) async fn execute<R: StepRunner>(
         &self,
         input: Value,

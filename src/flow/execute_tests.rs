@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::flow::{Flow, Step};
 
-/// Answers each step by its task: `echo` returns its input, `fail` fails, `gate` waits until it is opened.
+/// Answers each step by its task: `echo` returns its input, `fail` fails, `gate` waits until it is
+/// opened.
 #[derive(Default)]
 struct Script {
     started: Mutex<Vec<String>>,

@@ -1,13 +1,13 @@
 //! Workflows as data.
 //!
-//! A [`Flow`] lists steps; each runs a task that the worker knows by name. Steps whose needs are met
-//! run at once, finished ones are restored, retries and log entries are those of any workflow,
+//! A [`Flow`] lists steps; each runs a task that the worker knows by name. Steps whose needs are
+//! met run at once, finished ones are restored, retries and log entries are those of any workflow,
 //! because each step is a step of the engine.
 //!
-//! A step's input is JSON whose strings may hold places such as `{{ input.path }}` or
-//! `{{ steps.ID.output.path }}` ([`Template`]); the steps that it names so are needs of it. A [`Condition`]
-//! decides whether a step runs or is skipped. There is no further language on purpose: what needs
-//! one is a task.
+//! A step's input is JSON whose strings may hold places such as `{{ input.path }}` or `{{
+//! steps.ID.output.path }}` ([`Template`]); the steps that it names so are needs of it. A
+//! [`Condition`] decides whether a step runs or is skipped. There is no further language on
+//! purpose: what needs one is a task.
 //!
 //! ```
 //! use queue::flow::{Flow, Step};

@@ -163,7 +163,8 @@ fn check_acyclic(steps: &[PlannedStep]) -> Result<(), FlowError> {
         });
     }
     let Some(&start) = left.first() else { return Ok(()) };
-    // Every step left needs one that is left: following such needs must come back to a step seen before.
+    // Every step left needs one that is left: following such needs must come back to a step seen
+    // before.
     let mut walk = vec![start];
     loop {
         let last = walk[walk.len() - 1];

@@ -8,8 +8,9 @@ use crate::{DynTask, JobCtx, TaskError, TaskOptions, TaskResult, error::Fault};
 
 /// A task that an external program handles. Register it with `.dyn_task(..)`.
 ///
-/// A cancellation lets the program end, as it does any step; when the job is lost or the worker stops, the program is
-/// killed. A failure that another run cannot mend (a missing program, too much output) is final.
+/// A cancellation lets the program end, as it does any step; when the job is lost or the worker
+/// stops, the program is killed. A failure that another run cannot mend (a missing program, too
+/// much output) is final.
 #[derive(Clone, Debug)]
 pub struct ProgramTask {
     name: String,
@@ -46,8 +47,8 @@ impl DynTask for ProgramTask {
 
     fn call(&self, _: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {
         let program = self.program.clone();
-        // Not killed on a cancellation, as no step is; when the job is lost or the worker stops, this
-        // future is dropped, and the program with it.
+        // Not killed on a cancellation, as no step is; when the job is lost or the worker stops,
+        // this future is dropped, and the program with it.
         async move { program.run(&input).await.map_err(failure) }.boxed()
     }
 }

@@ -2,10 +2,12 @@ use std::{collections::VecDeque, num::NonZeroU32, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt, StreamExt,
-    future::{BoxFuture, OptionFuture},
+    future::{BoxFuture, OptionFuture, join_all},
     stream::{self, FuturesUnordered},
 };
-use queue_core::{ClaimRequest, Claimed, Job, JobStore, Result, Timestamp};
+use queue_core::{
+    ClaimRequest, Claimed, Job, JobPatch, JobStore, Result, Timestamp, Transition, When,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -13,7 +15,7 @@ use super::{
     Worker,
     claims::{LONGEST_SLEEP, SHORTEST_SLEEP},
 };
-use crate::{JobReport, Summary, jitter::jittered};
+use crate::{JobReport, Summary, active::Active, jitter::jittered};
 
 /// How often a worker looks for leases that are over.
 const REAP_EVERY: Duration = Duration::from_secs(1);
@@ -89,10 +91,26 @@ impl Worker {
                 }
             }
         }
-        // What an unfinished claim takes, the committer gives back: nobody listens any more.
-        drop(claiming);
+        if let Some(claiming) = claiming {
+            self.give_back(claiming.await.1).await;
+        }
         self.wind_down(running, observe).await;
         Ok(())
+    }
+
+    /// Gives back what was claimed and will not be started.
+    async fn give_back(&self, claimed: Result<Claimed>) {
+        let jobs = claimed.map_or_else(|_| Vec::new(), |claimed| claimed.jobs);
+        let release = || JobPatch::transition(Transition::Release { when: When::Now });
+        let writes = jobs.iter().map(|job| async move {
+            let active = Active::new(job);
+            active.write(&self.bench.committer, release()).await
+        });
+        for written in join_all(writes).await {
+            if let Err(error) = written {
+                tracing::warn!(%error, "a job that was claimed in vain was not given back");
+            }
+        }
     }
 
     async fn wind_down(

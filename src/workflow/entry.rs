@@ -48,10 +48,16 @@ pub enum StepState {
 }
 
 impl StepEntry {
-    /// The entry to append.
-    pub(crate) fn to_entry(&self) -> NewEntry {
+    /// The entry to append. An input that would make it larger than the store takes is left out: it
+    /// must not be the reason why a result cannot be logged.
+    pub(crate) fn to_entry(&self, max_bytes: u64) -> NewEntry {
         // Strings, numbers and JSON always serialise.
-        NewEntry::new(EntryKind::Step, Payload::from_value(self).unwrap_or_default())
+        let body = |entry: &StepEntry| Payload::from_value(entry).unwrap_or_default();
+        let mut whole = body(self);
+        if whole.len() as u64 > max_bytes {
+            whole = body(&StepEntry { input: None, ..self.clone() });
+        }
+        NewEntry::new(EntryKind::Step, whole)
     }
 
     /// Reads an entry of the log. `None` if it records something else than a step.

@@ -1,6 +1,6 @@
 use std::{
     collections::HashSet,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -47,6 +47,57 @@ enum Admission {
     Park,
 }
 
+tokio::task_local! {
+    /// The step inside which the current code runs.
+    static CURRENT: Arc<Node>;
+}
+
+/// A step as its nested steps see it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) id: String,
+    /// How many of its nested steps have not returned. While there is one, the step itself does not
+    /// count as running: it waits for that one, and must not hold up the end of the run.
+    children: Mutex<usize>,
+}
+
+impl Node {
+    pub(crate) fn new(id: &str) -> Arc<Self> {
+        Arc::new(Node { id: id.to_owned(), children: Mutex::new(0) })
+    }
+
+    /// The step inside which this is called.
+    pub(crate) fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    /// Runs the code of this step.
+    pub(crate) async fn scope<T>(self: Arc<Self>, run: impl Future<Output = T>) -> T {
+        CURRENT.scope(self, run).await
+    }
+
+    fn children(&self) -> MutexGuard<'_, usize> {
+        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a step as a child of the one around it, from its call to its return.
+pub(crate) struct Child<'a> {
+    gate: &'a Gate,
+    parent: Option<Arc<Node>>,
+}
+
+impl Drop for Child<'_> {
+    fn drop(&mut self) {
+        let Some(parent) = &self.parent else { return };
+        let mut children = parent.children();
+        *children -= 1;
+        if *children == 0 {
+            self.gate.lock().running += 1;
+        }
+    }
+}
+
 /// Counts a step as running until it is dropped.
 pub(crate) struct Running<'a>(&'a Gate);
 
@@ -83,6 +134,18 @@ impl Gate {
     /// Registers a step. `false` if the key is taken.
     pub(crate) fn register(&self, task: &str, step: &str) -> bool {
         self.lock().used.insert((task.to_owned(), step.to_owned()))
+    }
+
+    /// Notes that the step around this call waits for a nested one.
+    pub(crate) fn nest(&self, parent: Option<Arc<Node>>) -> Child<'_> {
+        if let Some(parent) = &parent {
+            let mut children = parent.children();
+            *children += 1;
+            if *children == 1 {
+                self.lock().running -= 1;
+            }
+        }
+        Child { gate: self, parent }
     }
 
     /// Waits until the step may start; for ever when the run is about to end.

@@ -6,7 +6,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     entry::{INLINE, StepEntry, StepState},
-    gate::Gate,
+    gate::{Gate, Node},
     history::History,
 };
 use crate::{
@@ -142,6 +142,7 @@ impl Wf {
         let retries = settings.retries.or(options.retries);
         let step = Step {
             key: (task.to_owned(), id),
+            parent: None,
             budget: retries.or(self.0.options.retries).unwrap_or(0),
             backoff: settings.backoff.unwrap_or(options.backoff),
             input: Some(input.clone()),
@@ -175,8 +176,12 @@ impl Wf {
             return Err(TaskError { fault: Fault::Step(Box::new(error)) });
         }
         let about = &self.0.about;
+        let parent = Node::current();
+        let step = Step { parent: parent.as_ref().map(|node| node.id.clone()), ..step };
+        let _child = gate.nest(parent);
         let running = gate.enter(|| about.active.token.is_cancelled()).await;
         let started_at = Clock::system().now();
+        let run = Node::new(&step.key.1).scope(run);
         let result = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(result) => result,
             Err(content) => Err(panicked(&*content)),
@@ -184,45 +189,44 @@ impl Wf {
         let attempt = past.failures + 1;
         let result = match result {
             Ok(output) => self.complete(&step, attempt, started_at, output).await,
-            Err(error) => Err(error),
+            Err(error) => Some(Err(error)),
         };
-        match result {
-            Ok(output) => Ok(output),
-            Err(error) => {
-                let shown = self.fail(&step, attempt, started_at, error);
-                drop(running);
-                match shown {
-                    Some(error) => {
-                        gate.show_when_quiet().await;
-                        Err(error)
-                    }
-                    None => gate.park().await,
-                }
+        let shown = match result {
+            Some(Ok(output)) => return Ok(output),
+            Some(Err(error)) => self.fail(&step, attempt, started_at, error),
+            None => None,
+        };
+        drop(running);
+        match shown {
+            Some(error) => {
+                gate.show_when_quiet().await;
+                Err(error)
             }
+            None => gate.park().await,
         }
     }
 
-    /// Logs a completed step. Parks for ever if the job is lost.
+    /// Logs a completed step. `None` if the job is lost.
     async fn complete(
         &self,
         step: &Step,
         attempt: u32,
         started_at: Timestamp,
         output: Payload,
-    ) -> TaskResult<Payload> {
+    ) -> Option<TaskResult<Payload>> {
         let about = &self.0.about;
         let mut entry = step.entry(StepState::Completed, attempt, started_at);
         entry.output = Some(output.clone());
-        let patch = JobPatch::append([entry.to_entry()]);
+        let patch = JobPatch::append([entry.to_entry(about.max_bytes)]);
         match about.active.write(&about.committer, patch).await {
-            Ok(Written::Saved) => Ok(output),
-            Ok(Written::Lost) => self.0.gate.park().await,
-            Ok(Written::TooLarge(limit)) => Err(too_large(output.len(), limit)),
+            Ok(Written::Saved) => Some(Ok(output)),
+            Ok(Written::Lost) => None,
+            Ok(Written::TooLarge(limit)) => Some(Err(too_large(output.len(), limit))),
             Err(error) => {
                 // The result may or may not be stored. Whoever runs the job next will see.
                 tracing::error!(job = %about.active.id, step = step.key.1, %error, "the result of a step was not stored; the job is given up");
                 about.active.lose();
-                self.0.gate.park().await
+                None
             }
         }
     }
@@ -252,7 +256,7 @@ impl Wf {
         let mut entry = step.entry(state, attempt, started_at);
         entry.error = Some(failure.clone());
         // It rides with the write that ends the run: one write per failure.
-        active.append_later(entry.to_entry());
+        active.append_later(entry.to_entry(self.0.about.max_bytes));
         let mut inside = self.0.gate.lock();
         inside.note_failure();
         if let Fault::Cancel(reason) = error.fault {
@@ -280,6 +284,8 @@ pub(crate) fn too_large(bytes: usize, limit: u64) -> TaskError {
 struct Step {
     /// Task and id.
     key: (String, String),
+    /// The step around it.
+    parent: Option<String>,
     budget: u32,
     backoff: Backoff,
     input: Option<Payload>,
@@ -290,7 +296,7 @@ impl Step {
         StepEntry {
             step: self.key.1.clone(),
             task: self.key.0.clone(),
-            parent: None,
+            parent: self.parent.clone(),
             state,
             attempt,
             input: self.input.clone(),
@@ -345,6 +351,7 @@ impl<'a, T: DeserializeOwned + Send + 'a> IntoFuture for InlineStep<'a, T> {
         Box::pin(async move {
             let step = Step {
                 key: (INLINE.to_owned(), self.id),
+                parent: None,
                 budget: self.settings.retries.or(self.wf.0.options.retries).unwrap_or(0),
                 backoff: self.settings.backoff.unwrap_or_default(),
                 input: None,

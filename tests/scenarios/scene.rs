@@ -166,7 +166,7 @@ impl Trips {
         }
         let number = self.all.fetch_add(1, Ordering::SeqCst);
         let every = self.lose_every.load(Ordering::SeqCst);
-        Ok(every == 0 || number % every != 0)
+        Ok(every == 0 || !number.is_multiple_of(every))
     }
 
     pub fn of(&self, method: &str) -> usize {

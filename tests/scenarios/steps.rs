@@ -20,6 +20,9 @@ crate::on_every_store!(
     finished_steps_are_restored_by_the_next_worker,
     a_null_output_is_restored_as_such,
     progress_and_lines_reach_the_store,
+    nested_steps_carry_their_parent_and_finished_children_are_restored,
+    a_nested_step_that_fails_for_good_fails_its_parent,
+    a_result_too_large_for_the_store_fails_the_job_with_the_reason,
 );
 
 #[derive(Serialize, Deserialize, Task)]
@@ -242,4 +245,95 @@ async fn progress_and_lines_reach_the_store(scene: Scene) {
     assert_eq!((progress.percent, progress.message.as_deref()), (90, Some("nearly there")));
     assert_eq!(job.log[0].body.as_str(), "\"a line\"");
     assert_eq!(job.log.len(), 2, "the line and the step");
+}
+
+/// A parent of three children, of which the last fails as often as it is told to.
+async fn nest(wf: &Wf, docs: &Docs, failures: usize, retries: u32) -> TaskResult<Vec<u32>> {
+    wf.run("parent", || async {
+        docs.write("parent");
+        let child = |n: u32| {
+            wf.run(format!("child-{n}"), move || async move {
+                docs.write(format!("child-{n}"));
+                if n == 2 && docs.count("child-2") <= failures {
+                    return Err(TaskError::new("not yet"));
+                }
+                Ok(n)
+            })
+            .retries(retries)
+        };
+        let first = child(0).await?;
+        let mut rest = try_join_all((1..3).map(|n| child(n).into_future())).await?;
+        rest.insert(0, first);
+        Ok::<_, TaskError>(rest)
+    })
+    .await
+}
+
+async fn nested_steps_carry_their_parent_and_finished_children_are_restored(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .workflow(|_: FanOut, wf: Wf, State(docs): State<Docs>| async move {
+            nest(&wf, &docs, 2, 5).await
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(FanOut { steps: 0 }).await.unwrap();
+    worker.drain(Pass::new()).await.unwrap();
+    assert_eq!(handle.output().await.unwrap(), [0, 1, 2]);
+    let runs = ["parent", "child-0", "child-1", "child-2"].map(|doc| docs.count(doc));
+    assert_eq!(runs, [3, 1, 1, 3]);
+    let job = handle.job().await.unwrap().unwrap();
+    let entries: Vec<StepEntry> = job.log.iter().filter_map(StepEntry::from_entry).collect();
+    for entry in &entries {
+        let parent = (entry.step != "parent").then_some("parent");
+        assert_eq!(entry.parent.as_deref(), parent, "{entry:?}");
+    }
+    assert_eq!(entries.last().unwrap().step, "parent", "children are logged before their parent");
+}
+
+async fn a_nested_step_that_fails_for_good_fails_its_parent(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .workflow(|_: FanOut, wf: Wf, State(docs): State<Docs>| async move {
+            nest(&wf, &docs, 9, 1).await
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(FanOut { steps: 0 }).await.unwrap();
+    worker.drain(Pass::new()).await.unwrap();
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!((job.state, docs.count("child-2")), (JobState::Failed, 2));
+    let entries: Vec<StepEntry> = job.log.iter().filter_map(StepEntry::from_entry).collect();
+    let failed: Vec<_> = entries
+        .iter()
+        .filter(|entry| entry.state == StepState::Failed)
+        .map(|entry| entry.step.as_str())
+        .collect();
+    assert_eq!(failed, ["child-2", "child-2", "parent"]);
+}
+
+async fn a_result_too_large_for_the_store_fails_the_job_with_the_reason(scene: Scene) {
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "large", output = String, retries = 3)]
+    struct Large;
+    let limit = scene.queue.store().info().capabilities.max_payload_bytes;
+    let worker = Worker::new(scene.queue.clone())
+        .task(move |_: Large| async move { Ok("x".repeat(usize::try_from(limit).unwrap())) })
+        .workflow(|_: FanOut, wf: Wf| async move {
+            wf.task("large", Large).await?;
+            Ok(Vec::new())
+        })
+        .build()
+        .unwrap();
+    let task = scene.queue.enqueue(Large).await.unwrap();
+    let workflow = scene.queue.enqueue(FanOut { steps: 0 }).await.unwrap();
+    worker.drain(Pass::new()).await.unwrap();
+    for id in [task.id(), workflow.id()] {
+        let job = scene.queue.job(id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.attempt), (JobState::Failed, 1));
+        let error: queue::JobError = job.error.unwrap().to().unwrap();
+        assert_eq!(error.name, "too-large", "{error}");
+    }
 }
