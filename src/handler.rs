@@ -9,7 +9,20 @@ use crate::{
 
 /// A function that handles a task or a workflow: `async fn(input, extractors..) -> TaskResult<Output>`.
 ///
-/// Its output type must be that of the task; another one does not compile.
+/// Its output type must be that of the task; another one does not compile:
+///
+/// ```compile_fail,E0271
+/// # use queue::{Task, TaskResult, Worker, Queue};
+/// # #[derive(serde::Serialize, serde::Deserialize, Task)]
+/// # #[task(name = "count", output = u32)]
+/// # struct Count;
+/// async fn count(_: Count) -> TaskResult<String> {
+///     Ok("three".into())
+/// }
+/// # fn build(queue: Queue) { let _ =
+/// Worker::new(queue).task(count)
+/// # ; }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "this function is not a handler of a task",
     note = "a handler is `async fn(input: T, ..) -> TaskResult<T::Output>` where `T: Task`",

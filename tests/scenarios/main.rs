@@ -5,6 +5,7 @@
 mod scene;
 
 mod cancelling;
+mod data;
 mod keeping;
 mod leases;
 mod passes;
