@@ -57,9 +57,13 @@ impl ClaimRequest {
     /// Checks the request. Stores call it first.
     ///
     /// # Errors
-    /// `Invalid`: a malformed holder, a lease of zero.
+    /// `Invalid`: a malformed holder, kind or filter, a lease of zero.
     pub fn check(&self) -> Result<()> {
         check_name("holder", &self.holder)?;
+        if let Kinds::Only(kinds) = &self.kinds {
+            kinds.iter().try_for_each(|kind| check_name("kind", kind))?;
+        }
+        self.filter.iter().try_for_each(JobFilter::check)?;
         check_lease(self.lease)
     }
 }

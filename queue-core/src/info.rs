@@ -2,7 +2,7 @@ use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ErrorKind, NewJob, Result};
+use crate::{Error, ErrorKind, NewJob, Payload, Record, Result};
 
 /// Who a store is and what it promises beyond correctness.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,6 +75,25 @@ impl Capabilities {
             }
         }
         Ok(())
+    }
+
+    /// Checks a record, its size included. Stores call it first.
+    ///
+    /// # Errors
+    /// `Invalid` for a malformed key, `TooLarge` for a body larger than a payload may be.
+    pub fn check_record(&self, record: &Record) -> Result<()> {
+        record.check()?;
+        let bytes = record.body.as_ref().map_or(0, Payload::len) as u64;
+        match bytes > self.max_payload_bytes {
+            false => Ok(()),
+            true => Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "the record {:?} has {bytes} bytes; this store takes {}",
+                    record.key, self.max_payload_bytes
+                ),
+            )),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     BulkChange, BulkOutcome, Capabilities, ClaimRequest, Claimed, Clock, Fire, Fired, Held,
     Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page,
     Reach, Reaped, Record, Result, ScheduleStat, StoreInfo, Tally, Timestamp, Version, Wakeup,
-    spec::World,
+    check_prefix, spec::World,
 };
 
 /// How many wake-ups a slow listener may be behind before they are summed up as "anywhere".
@@ -140,6 +140,7 @@ impl JobStore for MemoryStore {
     }
 
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
+        check_prefix(prefix)?;
         Ok(self.run(|world, _| world.records(prefix)))
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, JobId, MAX_PAGE, QueueName, Result, State, States, Timestamp, job::check_labels,
+    name::check_name,
 };
 
 /// Which jobs are meant. All conditions must hold; the default matches every job.
@@ -88,11 +89,12 @@ impl JobFilter {
         self
     }
 
-    /// Checks the labels. Stores call it first.
+    /// Checks labels and kinds. Stores call it first.
     ///
     /// # Errors
-    /// `Invalid` for a label that no job can have.
+    /// `Invalid` for a label or kind that no job can have.
     pub fn check(&self) -> Result<()> {
+        self.kinds.iter().flatten().try_for_each(|kind| check_name("kind", kind))?;
         check_labels(&self.labels)
     }
 }

@@ -43,7 +43,7 @@ impl Record {
         format!("{PAUSED_QUEUE}{queue}")
     }
 
-    /// Checks the record. Stores call it first.
+    /// Checks the record's key.
     ///
     /// # Errors
     /// `Invalid` for a malformed key.
@@ -51,4 +51,18 @@ impl Record {
         // The prefix of a pause must not shorten the queue names that can be paused.
         check_name("record key", self.key.strip_prefix(PAUSED_QUEUE).unwrap_or(&self.key))
     }
+}
+
+/// Checks the prefix of a listing of records. Stores call it first. The empty one names all.
+///
+/// # Errors
+/// `Invalid` for a prefix that no key can have.
+pub fn check_prefix(prefix: &str) -> Result<()> {
+    if prefix.is_empty() {
+        return Ok(());
+    }
+    check_name(
+        "record prefix",
+        prefix.strip_prefix(PAUSED_QUEUE).filter(|rest| !rest.is_empty()).unwrap_or(prefix),
+    )
 }

@@ -1,6 +1,9 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, JobId, NewJob, Result, Timestamp, When, name::check_name};
+use crate::{
+    Error, JobId, NewJob, Result, Timestamp, When,
+    name::{check_name, clean_message},
+};
 
 /// One slot of a schedule, to be fired at most once ever.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,8 +95,10 @@ impl ScheduleStat {
         ScheduleStat { schedule, last_slot, last_job: None, fired: 0, skipped: 0, last_error: None }
     }
 
-    /// Counts what became of a slot. The rule for every store.
+    /// Counts what became of a slot, and keeps its error in a form that every store can hold. The
+    /// rule for every store.
     pub fn count(&mut self, slot: Timestamp, fired: &Fired, error: Option<String>) {
+        let error = error.as_deref().map(clean_message);
         self.last_slot = slot;
         match fired {
             Fired::Enqueued(id) => {

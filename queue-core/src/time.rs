@@ -112,7 +112,7 @@ impl<'de> Deserialize<'de> for Timestamp {
 pub enum When {
     /// At the moment at which the store executes the call.
     Now,
-    /// At this instant; at once when it has passed.
+    /// At this instant; one that has passed makes the job due at once, with that place in the order.
     At(Timestamp),
     /// This long after the moment at which the store executes the call.
     After(Duration),

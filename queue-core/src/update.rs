@@ -125,7 +125,8 @@ pub enum Transition {
         /// What it returned.
         output: Option<Payload>,
     },
-    /// The attempt failed; try again then. On a job that is to be cancelled, this cancels it.
+    /// The attempt failed; try again then. On a job that is to be cancelled, this cancels it; its
+    /// error is kept in any case.
     Retry {
         /// When the next attempt is due.
         when: When,
@@ -317,7 +318,8 @@ pub struct BulkOutcome {
 /// Checks a call of `update_jobs`. Stores call it first; nothing is applied when it fails.
 ///
 /// # Errors
-/// `Invalid`: the same job twice, a transition without a fence, a malformed label.
+/// `Invalid`: the same job twice, a transition without a fence, a malformed label, progress beyond
+/// 100 percent.
 pub fn check_updates(updates: &[JobUpdate]) -> Result<()> {
     let mut seen = HashSet::with_capacity(updates.len());
     for update in updates {
@@ -330,9 +332,7 @@ pub fn check_updates(updates: &[JobUpdate]) -> Result<()> {
                 update.id
             )));
         }
-        if update.patch.progress.as_ref().is_some_and(|progress| progress.percent > 100) {
-            return Err(Error::invalid("progress is 0 to 100 percent"));
-        }
+        check_progress(update.patch.progress.as_ref())?;
         for (key, value) in &update.patch.labels {
             check_name("label key", key)?;
             if let Some(value) = value {
@@ -346,9 +346,10 @@ pub fn check_updates(updates: &[JobUpdate]) -> Result<()> {
 /// Checks a call of `heartbeat`. Stores call it first; nothing is applied when it fails.
 ///
 /// # Errors
-/// `Invalid`: the same job twice, a lease of zero.
+/// `Invalid`: the same job twice, a lease of zero, progress beyond 100 percent.
 pub fn check_held(held: &[Held], lease: Duration) -> Result<()> {
     check_lease(lease)?;
+    held.iter().try_for_each(|held| check_progress(held.progress.as_ref()))?;
     let mut seen = HashSet::with_capacity(held.len());
     match held.iter().find(|held| !seen.insert(held.id)) {
         Some(held) => Err(twice(held.id)),
@@ -363,6 +364,13 @@ pub fn check_held(held: &[Held], lease: Duration) -> Result<()> {
 pub fn check_lease(lease: Duration) -> Result<()> {
     match lease < Duration::from_micros(1) {
         true => Err(Error::invalid("a lease must be at least one microsecond long")),
+        false => Ok(()),
+    }
+}
+
+fn check_progress(progress: Option<&Progress>) -> Result<()> {
+    match progress.is_some_and(|progress| progress.percent > 100) {
+        true => Err(Error::invalid("progress is 0 to 100 percent")),
         false => Ok(()),
     }
 }

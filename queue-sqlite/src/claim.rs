@@ -2,8 +2,10 @@
 
 use queue_core::{
     Claim, ClaimRequest, Claimed, Job, JobFilter, JobId, Kinds, Lane, Order, QueueName, Queues,
-    Record, State, Timestamp,
+    Record, Timestamp,
 };
+
+use rusqlite::CachedStatement;
 
 use crate::{
     codec::{self, every, first},
@@ -20,11 +22,6 @@ mod stream;
 #[cfg(test)]
 mod plan_tests;
 
-/// Checks a request, its filter included.
-pub(crate) fn check(request: &ClaimRequest) -> queue_core::Result<()> {
-    request.check()
-}
-
 /// A due job, before it is known whether its lane has room.
 #[derive(Clone, Debug)]
 pub(crate) struct Candidate {
@@ -33,8 +30,9 @@ pub(crate) struct Candidate {
     lane: Option<Lane>,
 }
 
-/// Where a job stands among those of its priority.
-type Place = (Timestamp, JobId);
+/// Where a job stands among those of its priority. In bare microseconds: the places before the
+/// first and after the last instant of the calendar are needed too.
+type Place = (i64, JobId);
 
 /// Whether `a` goes before `b`.
 fn precedes(order: Order, a: &Place, b: &Place) -> bool {
@@ -50,17 +48,16 @@ pub(crate) struct Taking<'a, 'w> {
     request: &'a ClaimRequest,
     claim: Claim,
     lanes: Lanes,
+    select: CachedStatement<'a>,
+    update: CachedStatement<'a>,
     jobs: Vec<Job>,
-    /// A candidate turned out not to be waiting.
-    passed_over: bool,
 }
 
-/// What became of a candidate.
+/// Whether a candidate's lane had room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taken {
     Yes,
     LaneFull,
-    No,
 }
 
 impl Taking<'_, '_> {
@@ -81,18 +78,12 @@ impl Taking<'_, '_> {
                 slot => slot,
             },
         };
-        let mut statement = self.writing.db.prepare_cached(sql::WIDE_BY_NUM)?;
-        let Some(mut stored) = first(&mut statement, [candidate.num], codec::read_wide)? else {
-            self.passed_over = true;
-            return Ok(Taken::No);
+        // Candidates are read under the write lock that this runs under: the job is there.
+        let Some(mut stored) = first(&mut self.select, [candidate.num], codec::read_wide)? else {
+            return Err(rusqlite::Error::QueryReturnedNoRows.into());
         };
-        if stored.row.control.state == State::Waiting {
-            stored.row.control.claim(&self.claim, slot);
-        }
-        if !write::put_claim(self.writing.db, &stored)? {
-            self.passed_over = true;
-            return Ok(Taken::No);
-        }
+        stored.row.control.claim(&self.claim, slot);
+        write::put_claim(&mut self.update, &stored)?;
         if let (Some(lane), Some(slot)) = (&candidate.lane, slot) {
             self.lanes.take(lane, slot);
         }
@@ -112,8 +103,9 @@ pub(crate) fn claim(writing: &mut Writing<'_>, request: &ClaimRequest) -> Db<Cla
         request,
         claim: Claim::of(request, writing.now),
         lanes: Lanes::default(),
+        select: writing.db.prepare_cached(sql::WIDE_BY_NUM)?,
+        update: writing.db.prepare_cached(sql::CLAIM)?,
         jobs: Vec::new(),
-        passed_over: false,
     };
     let waiting = match request.filter.as_ref().filter(|filter| !is_ranges_only(filter)) {
         Some(filter) => filtered::take(&mut taking, &wanted, filter)?,
@@ -122,10 +114,7 @@ pub(crate) fn claim(writing: &mut Writing<'_>, request: &ClaimRequest) -> Db<Cla
     if taking.left() == 0 {
         return Ok(Claimed::new(taking.jobs, None));
     }
-    let due = match taking.passed_over {
-        true => Some(writing.now),
-        false => [waiting, earliest_lease(writing)?].into_iter().flatten().min(),
-    };
+    let due = [waiting, earliest_lease(writing)?].into_iter().flatten().min();
     Ok(Claimed::new(taking.jobs, due))
 }
 

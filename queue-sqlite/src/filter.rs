@@ -51,6 +51,9 @@ impl Conditions {
         if states == States::ALL {
             return;
         }
+        if states.is_empty() {
+            return self.fixed("0");
+        }
         if States::FINAL.contains_all(states) {
             self.fixed("state > 1");
         }
@@ -103,7 +106,7 @@ impl Conditions {
     pub(crate) fn ordered_by(filter: &JobFilter) -> &'static str {
         const WENT_WRONG: States = States::of(&[State::Failed, State::Cancelled]);
         let states = filter.states;
-        if filter.ids.is_some() || !filter.labels.is_empty() {
+        if filter.ids.is_some() || !filter.labels.is_empty() || states.is_empty() {
             ""
         } else if states == State::Running.into() {
             "INDEXED BY queue_job_running "

@@ -33,7 +33,7 @@ pub enum Synchronous {
 ///     SqliteOptions::from_url("sqlite:jobs.db?synchronous=normal&busy_timeout_ms=30000")?,
 ///     options
 /// );
-/// # queue_sqlite::Result::Ok(())
+/// # queue_sqlite::Result::<()>::Ok(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct SqliteOptions {

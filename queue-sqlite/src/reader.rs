@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Mutex, PoisonError, mpsc::Receiver},
     thread::{self, JoinHandle},
 };
@@ -47,7 +48,11 @@ fn serve(options: &SqliteOptions, reads: &Mutex<Receiver<Read>>) {
             }
         }
         if let Some(db) = &mut open {
-            read(Ok(db));
+            // As in the writer: the caller is told by the answer that never comes, and the
+            // connection, whatever state it is in, is replaced.
+            if panic::catch_unwind(AssertUnwindSafe(|| read(Ok(db)))).is_err() {
+                open = None;
+            }
         }
     }
 }

@@ -16,7 +16,8 @@ use queue_core::{
     BulkChange, BulkOutcome, Capabilities, ClaimRequest, Claimed, Effect, Error, ErrorKind, Fire,
     Fired, Held, Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob,
     Outcome, Page, Reach, Reaped, Record, Result, ScheduleStat, StoreInfo, StoreRegistry, Tally,
-    Timestamp, Version, Wakeup, async_trait, broadcast_wakeups, check_held, check_updates,
+    Timestamp, Version, Wakeup, async_trait, broadcast_wakeups, check_held, check_prefix,
+    check_updates,
 };
 use rusqlite::{Connection, Transaction};
 use tokio::sync::{broadcast, oneshot};
@@ -204,7 +205,7 @@ impl SqliteStore {
 }
 
 fn gone(operation: &'static str) -> Error {
-    Error::new(ErrorKind::Backend, "a thread of the store has ended unexpectedly")
+    Error::new(ErrorKind::Backend, "a thread of the store gave up unexpectedly")
         .with_operation(operation)
         .with_store(STORE)
 }
@@ -238,7 +239,7 @@ impl JobStore for SqliteStore {
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
-        claim::check(request)?;
+        request.check()?;
         let request = request.clone();
         self.write("claim", move |writing| claim::claim(writing, &request)).await
     }
@@ -258,7 +259,7 @@ impl JobStore for SqliteStore {
         updates: &[JobUpdate],
         request: &ClaimRequest,
     ) -> Result<(Vec<Outcome>, Claimed)> {
-        claim::check(request)?;
+        request.check()?;
         check_updates(updates)?;
         let (updates, request) = (updates.to_vec(), request.clone());
         let limit = self.capabilities().max_payload_bytes;
@@ -329,12 +330,13 @@ impl JobStore for SqliteStore {
     }
 
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
+        check_prefix(prefix)?;
         let prefix = prefix.to_owned();
         self.read("records", move |db| read::records(db, &prefix)).await
     }
 
     async fn put_record(&self, record: &Record, expect: Option<Version>) -> Result<Outcome> {
-        record.check()?;
+        self.capabilities().check_record(record)?;
         let record = record.clone();
         self.write("put_record", move |writing| schedule::put_record(writing, &record, expect))
             .await

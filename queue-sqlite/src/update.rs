@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use queue_core::{
-    Ack, Guard, Held, JobUpdate, Judgement, NewEntry, Outcome, State, Transition, clean_progress,
+    Ack, Guard, Held, JobId, JobUpdate, Judgement, NewEntry, Outcome, State, Transition,
+    clean_progress,
 };
+
+use rusqlite::CachedStatement;
 
 use crate::{
     codec::{self, StoredJob, first, id_bytes, int},
@@ -20,17 +23,22 @@ pub(crate) fn update(
     updates: &[JobUpdate],
     limit: u64,
 ) -> Db<Vec<Outcome>> {
-    updates.iter().map(|update| update_one(writing, update, limit)).collect()
+    let mut select = writing.db.prepare_cached(sql::NARROW_BY_ID)?;
+    updates.iter().map(|update| update_one(&mut select, writing, update, limit)).collect()
 }
 
-fn load(writing: &Writing<'_>, id: &queue_core::JobId) -> Db<Option<StoredJob>> {
-    let mut statement = writing.db.prepare_cached(sql::NARROW_BY_ID)?;
-    first(&mut statement, [id_bytes(id)], codec::read_narrow)
+fn load(select: &mut CachedStatement<'_>, id: &JobId) -> Db<Option<StoredJob>> {
+    first(select, [id_bytes(id)], codec::read_narrow)
 }
 
-fn update_one(writing: &mut Writing<'_>, update: &JobUpdate, limit: u64) -> Db<Outcome> {
+fn update_one(
+    select: &mut CachedStatement<'_>,
+    writing: &mut Writing<'_>,
+    update: &JobUpdate,
+    limit: u64,
+) -> Db<Outcome> {
     let JobUpdate { id, guard, patch, .. } = update;
-    let Some(mut stored) = load(writing, id)? else { return Ok(Outcome::Missing) };
+    let Some(mut stored) = load(select, id)? else { return Ok(Outcome::Missing) };
     let kind = patch.transition.as_ref().map(Transition::kind);
     let cancel = match stored.row.control.judge(*guard, kind) {
         Judgement::Refuse(outcome) => return Ok(outcome),
@@ -100,8 +108,9 @@ pub(crate) fn heartbeat(
     held: &[Held],
     lease: Duration,
 ) -> Db<Vec<Outcome>> {
+    let mut select = writing.db.prepare_cached(sql::NARROW_BY_ID)?;
     let mut beat = |held: &Held| -> Db<Outcome> {
-        let Some(mut stored) = load(writing, &held.id)? else { return Ok(Outcome::Missing) };
+        let Some(mut stored) = load(&mut select, &held.id)? else { return Ok(Outcome::Missing) };
         let cancel = match stored.row.control.judge(Guard::Fence(held.fence), None) {
             Judgement::Refuse(outcome) => return Ok(outcome),
             Judgement::Apply(cancel) => cancel,

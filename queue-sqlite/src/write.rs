@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use queue_core::{Control, Row};
-use rusqlite::{Connection, params};
+use rusqlite::{CachedStatement, Connection, params};
 
 use crate::{
     codec::{StoredJob, int, labels_text},
@@ -41,10 +41,10 @@ pub(crate) fn put_control(db: &Connection, stored: &StoredJob) -> Db<()> {
     Ok(())
 }
 
-/// Writes a claim. Answers whether the job was still waiting.
-pub(crate) fn put_claim(db: &Connection, stored: &StoredJob) -> Db<bool> {
+/// Writes a claim by [`sql::CLAIM`]. Answers whether the job was still waiting.
+pub(crate) fn put_claim(statement: &mut CachedStatement<'_>, stored: &StoredJob) -> Db<()> {
     let control = &stored.row.control;
-    let claimed = db.prepare_cached(sql::CLAIM)?.execute(params![
+    statement.execute(params![
         stored.num,
         control.attempt,
         int(control.fence.count),
@@ -57,7 +57,7 @@ pub(crate) fn put_claim(db: &Connection, stored: &StoredJob) -> Db<bool> {
         control.slot,
         held_key(control),
     ])?;
-    Ok(claimed == 1)
+    Ok(())
 }
 
 /// Whether a settle brings its own error and output, or leaves those of earlier attempts.

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    panic::{self, AssertUnwindSafe},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -114,7 +115,12 @@ impl Writer {
                     Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
                 }
             }
-            self.transact(&mut waiting);
+            // A panic in an operation is a bug of this crate, and no reason to take the store from all
+            // other callers. Those of the group are told that it gave up, with an unknown effect.
+            let work = AssertUnwindSafe(|| self.transact(&mut waiting));
+            if panic::catch_unwind(work).is_err() {
+                self.roll_back();
+            }
         }
         for reader in self.readers {
             // The last connection to close moves the log into the file, and only one that

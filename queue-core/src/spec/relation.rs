@@ -1,7 +1,7 @@
 use std::fmt;
 
 use crate::{
-    ClaimRequest, Claimed, Effect, JobId, Result, Timestamp,
+    ClaimRequest, Claimed, Effect, JobId, Result, Timestamp, check_prefix,
     spec::{Answer, Op, World},
 };
 
@@ -127,7 +127,10 @@ impl Spec {
             Op::Tally(filter) => Answer::Tallies(world.tally(filter)?),
             Op::Fire(fire) => Answer::Fired(world.fire(fire, now)?),
             Op::Schedules => Answer::Schedules(world.schedules()),
-            Op::Records(prefix) => Answer::Records(world.records(prefix)),
+            Op::Records(prefix) => {
+                check_prefix(prefix)?;
+                Answer::Records(world.records(prefix))
+            }
             Op::PutRecord(record, expect) => Answer::Put(world.put_record(record, *expect, now)?),
         })
     }

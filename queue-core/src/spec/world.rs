@@ -565,14 +565,14 @@ impl World {
     /// See [`JobStore::put_record`](crate::JobStore::put_record).
     ///
     /// # Errors
-    /// `Invalid`; nothing is changed then.
+    /// `Invalid` or `TooLarge`; nothing is changed then.
     pub fn put_record(
         &mut self,
         record: &Record,
         expect: Option<Version>,
         now: Timestamp,
     ) -> Result<Outcome> {
-        record.check()?;
+        self.limits.check_record(record)?;
         let actual = self.records.get(&record.key).map_or(Version(0), |record| record.version);
         if expect.is_some_and(|expected| expected != actual) {
             return Ok(Outcome::Conflict { actual });

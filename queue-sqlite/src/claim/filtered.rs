@@ -37,7 +37,7 @@ pub(super) fn take(
                 continue;
             }
             let candidate = read_candidate(row)?;
-            let at = candidate.place.0;
+            let at = codec::time(candidate.place.0)?;
             match at <= now {
                 true => due.push(candidate),
                 false => future = Some(future.map_or(at, |known| known.min(at))),
@@ -61,5 +61,5 @@ pub(super) fn read_candidate(row: &rusqlite::Row<'_>) -> Db<Candidate> {
         Some(limit) => Some(Lane::with_limit(row.get::<_, String>(3)?, limit)),
     };
     let id = JobId::from_uuid(Uuid::from_bytes(row.get(1)?));
-    Ok(Candidate { num: row.get(0)?, place: (codec::time(row.get(2)?)?, id), lane })
+    Ok(Candidate { num: row.get(0)?, place: (row.get(2)?, id), lane })
 }

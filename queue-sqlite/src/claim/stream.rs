@@ -83,14 +83,12 @@ impl Stream {
     /// All due jobs of a range.
     pub(super) fn new(range: Range, order: Order, now: Timestamp) -> Self {
         // Before the first place. Backwards: the earliest id of the next microsecond, so that the
-        // seek lands on now and passes no future job; the calendar has room for it.
-        let place = match order {
-            Order::Fifo => (Timestamp::MIN, JobId::from_uuid(Uuid::nil())),
-            Order::Lifo => (
-                Timestamp::from_micros_saturating(now.as_micros().saturating_add(1)),
-                JobId::from_uuid(Uuid::nil()),
-            ),
+        // seek lands on now and passes no future job.
+        let start = match order {
+            Order::Fifo => i64::MIN,
+            Order::Lifo => now.as_micros().saturating_add(1),
         };
+        let place = (start, JobId::from_uuid(Uuid::nil()));
         Stream { range, lane: None, blocked: 0, place, read: VecDeque::new(), exhausted: false }
     }
 
@@ -144,7 +142,7 @@ impl Stream {
             range.queue,
             range.kind,
             range.priority,
-            self.place.0.as_micros(),
+            self.place.0,
             id_bytes(&self.place.1),
             writing.now.as_micros(),
             i64::try_from(chunk).unwrap_or(i64::MAX),

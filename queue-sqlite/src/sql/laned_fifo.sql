@@ -1,5 +1,5 @@
 -- The next due jobs of one range after a place, oldest first: the index is the order, and future jobs are not
--- touched. What it finds is taken by claim.sql, which asks again whether it waits.
+-- touched. Read under the write lock: `state = 0` is what makes a claim exclusive.
 SELECT num, id, run_at, lane_key, lane_limit FROM queue_job INDEXED BY queue_job_laned
 WHERE state = 0 AND lane_key IS NOT NULL AND queue = ?1 AND kind = ?2 AND priority = ?3
   AND (run_at, id) > (?4, ?5) AND run_at <= ?6

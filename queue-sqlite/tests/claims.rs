@@ -1,4 +1,5 @@
-//! Claims past a long backlog behind full lanes, checked by the specification.
+//! Claims at the edges, checked by the specification: past a long backlog behind full lanes, and at both ends of
+//! the calendar.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -47,7 +48,7 @@ impl Checked {
 }
 
 fn laned(n: u64, key: &str, limit: u32) -> NewJob {
-    let mut job = NewJob::new(if n % 2 == 0 { "x" } else { "y" }, Payload::null());
+    let mut job = NewJob::new(["x", "y"][usize::from(n % 2 == 1)], Payload::null());
     job.id = JobId::from_uuid(Uuid::from_u128(u128::from(n) << 64 | 1));
     job.when = When::At(Timestamp::EPOCH.plus(Duration::from_secs(n / 3)));
     job.lane = Some(Lane::with_limit(key, NonZeroU32::new(limit).unwrap()));
@@ -117,4 +118,26 @@ async fn more_lanes_than_are_asked_one_by_one_are_walked() {
     checked.run(Op::Insert(head.chain(many).collect())).await;
     assert_eq!(checked.claim(1, Order::Fifo).await.len(), 1);
     assert_eq!(checked.claim(20, Order::Fifo).await.len(), 20);
+}
+
+#[tokio::test]
+async fn the_first_and_the_last_instant_of_the_calendar_are_instants_like_others() {
+    for order in [Order::Fifo, Order::Lifo] {
+        let mut checked = Checked::open().await;
+        checked.clock.set(Timestamp::MAX);
+        let jobs = (0..4).map(|n| {
+            let mut job = laned(n, &format!("lane {n}"), 1);
+            job.kind = "x".into();
+            // The nil id is the smallest there is.
+            job.id = JobId::from_uuid(Uuid::from_u128(n.into()));
+            job.when = When::At(if n < 2 { Timestamp::MIN } else { Timestamp::MAX });
+            if n % 2 == 0 {
+                job.lane = None;
+            }
+            job
+        });
+        checked.run(Op::Insert(jobs.collect())).await;
+        assert_eq!(checked.claim(3, order).await.len(), 3);
+        assert_eq!(checked.claim(3, order).await.len(), 1);
+    }
 }
