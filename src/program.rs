@@ -108,6 +108,9 @@ impl Program {
     /// reach it. When it runs too long, prints too much, or when this future is dropped, the whole
     /// group is killed.
     ///
+    /// Only the death of this process spares it: then it runs on to its own end, while its step may
+    /// run again elsewhere.
+    ///
     /// # Errors
     /// See [`ProgramError`]. Whatever the error, the program is not running any more.
     pub async fn run(&self, input: &Payload) -> Result<Payload, ProgramError> {
@@ -184,7 +187,10 @@ impl Program {
                 ProgramError::NoFile { program, path }
             }
             std::io::ErrorKind::NotFound => {
-                ProgramError::NotInPath { program, path: std::env::var("PATH").unwrap_or_default() }
+                let own = self.env.iter().rev().find(|(name, _)| name == "PATH");
+                let path = own.map(|(_, path)| path.clone()).or_else(|| std::env::var_os("PATH"));
+                let path = path.unwrap_or_default().to_string_lossy().into_owned();
+                ProgramError::NotInPath { program, path }
             }
             _ => ProgramError::Io { program, source },
         }

@@ -19,9 +19,10 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Run the jobs of a file until none is left
     ///
-    /// What was done in an earlier run is not repeated: a job that completed is left alone, one that was
-    /// interrupted goes on after its last finished step, one that failed is tried again. A job is known by
-    /// its task or workflow (the definition included), its input and, for a file, its size and time of change.
+    /// What was done in an earlier run is not repeated: a job that completed is left alone, one
+    /// that was interrupted goes on after its last finished step, one that failed is tried again.
+    /// A job is known by the run file and its definitions, its input and, for a file, the file's
+    /// size and time of change.
     Run(RunArgs),
     /// List jobs, the newest first
     List(ListArgs),
@@ -88,7 +89,8 @@ pub(crate) struct ListArgs {
     #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
     pub(crate) label: Vec<(String, String)>,
     /// At most so many
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) limit: u32,
     /// Print one JSON document
     #[arg(long)]
@@ -106,7 +108,6 @@ pub(crate) struct ShowArgs {
     #[arg(long)]
     pub(crate) json: bool,
 }
-
 
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {

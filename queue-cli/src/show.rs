@@ -63,7 +63,7 @@ fn about(job: &Job, phase: &str) -> Vec<String> {
 
 fn step_line(status: &StepStatus) -> String {
     let state = if status.complete { "complete" } else { "not complete" };
-    format!("step {} ({}): {state}, tried {} times", status.step, status.task, status.attempts)
+    format!("step {} ({}): {state}, attempts: {}", status.step, status.task, status.attempts)
 }
 
 fn log_line(entry: &LogEntry) -> String {

@@ -44,7 +44,7 @@ pub(crate) fn beside(dir: &Path) -> Result<String, Failure> {
     let path = dir.join("queue.db");
     let text = path.to_str().ok_or_else(|| {
         Failure::new(format!(
-            "the directory {} has a name that is not UTF-8; say where the jobs are stored with --db",
+            "the name of the directory {} is not UTF-8; say where the jobs are stored with --db",
             dir.display()
         ))
     })?;

@@ -73,8 +73,9 @@ impl Walk {
         let mut directories = vec![String::new()];
         while let Some(directory) = directories.pop() {
             let path = self.root.join(&directory);
-            let cannot_read =
-                |error: io::Error| Failure::caused(format!("cannot read {}", path.display()), &error);
+            let cannot_read = |error: io::Error| {
+                Failure::caused(format!("cannot read {}", path.display()), &error)
+            };
             for entry in fs::read_dir(&path).map_err(cannot_read)? {
                 let entry = entry.map_err(cannot_read)?;
                 let full = entry.path();
@@ -147,7 +148,11 @@ fn fingerprint(metadata: &Metadata) -> String {
 
 fn pattern(text: &str) -> Result<Pattern, Failure> {
     Pattern::new(text).map_err(|error| {
-        Failure::new(format!("{text:?} is not a pattern: {} at character {}", error.msg, error.pos + 1))
+        Failure::new(format!(
+            "{text:?} is not a pattern: {} at character {}",
+            error.msg,
+            error.pos + 1
+        ))
     })
 }
 
@@ -184,7 +189,10 @@ mod tests {
     #[test]
     fn exclusions_with_a_slash_mean_paths_and_others_names() {
         let dir = tree(&["target/x", "sub/target/y", "a.db", "sub/b.db-wal", "keep"]);
-        assert_eq!(paths(dir.path(), "**/*", &["target/**", "*.db*"], &[]), ["keep", "sub/target/y"]);
+        assert_eq!(
+            paths(dir.path(), "**/*", &["target/**", "*.db*"], &[]),
+            ["keep", "sub/target/y"]
+        );
         assert_eq!(paths(dir.path(), "**/*", &["target", "*.db*"], &[]), ["keep"]);
         assert_eq!(paths(dir.path(), "**/*", &["sub/*", "target/*", "a.db"], &[]), ["keep"]);
     }

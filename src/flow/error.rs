@@ -50,8 +50,8 @@ pub enum FlowError {
     Empty,
     /// A step's id cannot be used in a path.
     #[error(
-        "the step id {id:?} cannot be used; an id has 1 to 256 bytes, no dots, spaces, quotes, braces \
-         or operators"
+        "the step id {id:?} cannot be used; an id has 1 to 256 bytes, no dots, spaces, quotes, \
+         braces or operators"
     )]
     BadId {
         /// The id.
@@ -85,8 +85,7 @@ pub enum FlowError {
     },
     /// A path begins with something that a flow does not have.
     #[error(
-        "{place} uses `{path}`; a path in a flow begins with `input` or is `steps.ID.output`, with what \
-         follows"
+        "{place} uses `{path}`; a path in a flow begins with `input` or with `steps.ID.output`"
     )]
     UnknownPlace {
         /// Where it is used.

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures::{
     FutureExt, StreamExt,
     future::{BoxFuture, Either, pending, select},
@@ -57,6 +59,17 @@ impl Plan {
             data: json!({ "input": input, "steps": {} }),
             status: vec![Status::Waiting; self.steps.len()],
         };
+        let ending = AtomicBool::new(false);
+        // A step whose first poll comes after another one has ended the flow does not start.
+        let start = |position: usize, input| {
+            let (step, ending) = (&self.steps[position], &ending);
+            async move {
+                match ending.load(Ordering::Relaxed) {
+                    true => None,
+                    false => Some((position, runner.run(step, input).await)),
+                }
+            }
+        };
         let mut running = FuturesUnordered::new();
         let mut failure = None;
         let mut completing: Option<usize> = None;
@@ -64,12 +77,11 @@ impl Plan {
             while failure.is_none() && completing.is_none() {
                 match run.next_ready() {
                     Ok(None) => break,
-                    Ok(Some((position, input))) => running.push(async move {
-                        (position, runner.run(&self.steps[position], input).await)
-                    }),
+                    Ok(Some((position, input))) => running.push(start(position, input)),
                     Err(error) => failure = Some(Failure::Flow(error)),
                 }
             }
+            ending.store(failure.is_some() || completing.is_some(), Ordering::Relaxed);
             // A step that is to be retried does not come back in this run.
             let settled = match completing {
                 Some(_) => runner.settled(),
@@ -77,13 +89,14 @@ impl Plan {
             };
             match select(running.next(), settled).await {
                 Either::Left((None, _)) | Either::Right(_) => break,
-                Either::Left((Some((position, Ok(output))), _)) => {
+                Either::Left((Some(None), _)) => {}
+                Either::Left((Some(Some((position, Ok(output)))), _)) => {
                     run.finish(position, output);
                     if self.steps[position].completes_job {
                         completing = Some(completing.map_or(position, |other| other.min(position)));
                     }
                 }
-                Either::Left((Some((_, Err(error))), _)) => {
+                Either::Left((Some(Some((_, Err(error)))), _)) => {
                     failure = failure.or(Some(Failure::Step(error)));
                 }
             }

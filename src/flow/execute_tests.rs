@@ -181,6 +181,23 @@ fn a_step_that_completes_the_job_ends_it_with_its_output() {
 }
 
 #[test]
+fn a_step_that_is_done_at_once_ends_the_flow_before_those_behind_it_start() {
+    // As when it is restored: its siblings could start, but there is no need.
+    let behind = plan(vec![
+        Step::new("early", "echo").completing_the_job(),
+        Step::new("sibling", "park"),
+        Step::new("another", "fail"),
+    ]);
+    let (result, started) = run(&behind, json!(1));
+    assert_eq!(result.unwrap(), json!(1));
+    assert_eq!(started, ["early"]);
+    let failing = plan(vec![Step::new("bad", "fail"), Step::new("sibling", "echo")]);
+    let (result, started) = run(&failing, json!(1));
+    assert_eq!(failed(result), "bad failed");
+    assert_eq!(started, ["bad"]);
+}
+
+#[test]
 fn a_skipped_step_completes_nothing() {
     let plan = plan(vec![
         Step::new("early", "echo").condition("exists input.go").completing_the_job(),

@@ -134,3 +134,7 @@ impl DynTask for EchoTask {
         async move { Ok(input) }.boxed()
     }
 }
+
+#[cfg(test)]
+#[path = "handler_tests.rs"]
+mod tests;

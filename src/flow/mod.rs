@@ -4,10 +4,13 @@
 //! met run at once, finished ones are restored, retries and log entries are those of any workflow,
 //! because each step is a step of the engine.
 //!
-//! A step's input is JSON whose strings may hold places such as `{{ input.path }}` or `{{
-//! steps.ID.output.path }}` ([`Template`]); the steps that it names so are needs of it. A
+//! A step's input is JSON whose strings may hold places such as `{{ input.path }}` or
+//! `{{ steps.ID.output.path }}` ([`Template`]); the steps that it names so are needs of it. A
 //! [`Condition`] decides whether a step runs or is skipped. There is no further language on
 //! purpose: what needs one is a task.
+//!
+//! What passes through a template is data, not text: the keys of objects come out sorted, and
+//! numbers beyond 64 bits as floating point.
 //!
 //! ```
 //! use queue::flow::{Flow, Step};

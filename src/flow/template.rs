@@ -5,8 +5,8 @@ use super::{Path, TemplateError};
 /// JSON whose strings may hold `{{ path }}`, to be filled from data.
 ///
 /// A string that is exactly one such place becomes the value that stands there, whatever its type.
-/// In a longer string the value is written as text: a string as it is, anything else as JSON. `{{
-/// '...' }}` stands for the quoted characters, for a text that needs two braces. The keys of
+/// In a longer string the value is written as text: a string as it is, anything else as JSON.
+/// `{{ '...' }}` stands for the quoted characters, for a text that needs two braces. The keys of
 /// objects are taken as they are.
 ///
 /// ```

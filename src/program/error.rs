@@ -38,7 +38,10 @@ pub enum ProgramError {
         path: String,
     },
     /// The program is given by a path at which there is nothing.
-    #[error("the program {program:?} was not found: there is no {}, or its interpreter is missing", path.display())]
+    #[error(
+        "the program {program:?} was not found: there is no {}, or its interpreter is missing",
+        path.display()
+    )]
     NoFile {
         /// Its name.
         program: String,

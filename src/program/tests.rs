@@ -100,6 +100,9 @@ async fn a_missing_program_is_named_with_where_it_was_looked_for() {
         )
     );
     assert!(!error.is_transient());
+    let elsewhere = Program::new(["sh"]).unwrap().env("PATH", "/nowhere");
+    let message = run(elsewhere).await.unwrap_err().to_string();
+    assert_eq!(message, "the program \"sh\" was not found in any directory of PATH (/nowhere)");
     let dir = tempfile::tempdir().unwrap();
     let program = Program::new(["./missing"]).unwrap().current_dir(dir.path());
     let message = run(program).await.unwrap_err().to_string();

@@ -73,9 +73,8 @@ impl Runnable {
         }
         match (&task.argv, task.builtin) {
             (Some(argv), None) => {
-                let mut program = Program::new(argv)
-                    .map_err(|error| fault(error.to_string()))?
-                    .current_dir(dir);
+                let mut program =
+                    Program::new(argv).map_err(|error| fault(error.to_string()))?.current_dir(dir);
                 if let Some(timeout) = task.timeout {
                     program = program.timeout(timeout);
                 }
@@ -90,7 +89,8 @@ impl Runnable {
             (None, Some(Builtin::Echo)) => {
                 if task.timeout.is_some() || task.max_output.is_some() || !task.env.is_empty() {
                     return Err(fault(
-                        "timeout, max_output and env are for programs, and this is a builtin".to_owned(),
+                        "timeout, max_output and env are for programs, and this is a builtin"
+                            .to_owned(),
                     ));
                 }
                 Ok(Runnable::Echo(EchoTask::new(name).with_options(options)))

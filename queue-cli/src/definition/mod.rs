@@ -3,7 +3,7 @@
 mod check;
 mod read;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 pub(crate) use check::Checked;
 pub(crate) use read::read;
@@ -34,7 +34,7 @@ pub(crate) struct RunFile {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RunSettings {
-    pub(crate) concurrency: Option<u32>,
+    pub(crate) concurrency: Option<NonZeroU32>,
     /// How long a job is held without a sign of life; 5 s unless said.
     #[serde(default, deserialize_with = "duration")]
     pub(crate) lease: Option<Duration>,
@@ -43,21 +43,28 @@ pub(crate) struct RunSettings {
 }
 
 /// A task: a program, or something built in.
+///
+/// What is not said is not written: a job's id follows from this text, and a version that knows
+/// more fields must find the jobs of an earlier one.
 #[derive(Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct TaskDefinition {
     /// The program and its arguments, templates over the task's input.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) argv: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) builtin: Option<Builtin>,
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "duration", skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<Duration>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) retries: Option<u32>,
     /// The wait before the first retry; it doubles with each failure.
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "duration", skip_serializing_if = "Option::is_none")]
     pub(crate) backoff: Option<Duration>,
     /// How many bytes the program may print.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) max_output: Option<usize>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) env: BTreeMap<String, String>,
 }
 

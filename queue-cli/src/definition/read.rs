@@ -42,8 +42,8 @@ enum Syntax {
     Json,
 }
 
-/// Reads a run file: JSON if its name ends in `.json` or, where the name ends in neither `.json` nor `.toml`, if it begins with
-/// a brace; else TOML.
+/// Reads a run file: JSON if its name ends in `.json` or, where the name ends in neither `.json`
+/// nor `.toml`, if it begins with a brace; else TOML.
 pub(crate) fn read(path: &Path) -> Result<RunFile, Failure> {
     let text = fs::read_to_string(path)
         .map_err(|error| Failure::caused(format!("cannot read {}", path.display()), &error))?;
@@ -80,7 +80,11 @@ fn parse(text: &str, syntax: Syntax) -> Result<RunFile, Fault> {
     file.workflows.values_mut().filter_map(|flow| flow.output.as_mut()).for_each(dates_to_text);
     for jobs in &mut file.jobs {
         jobs.input.iter_mut().for_each(dates_to_text);
-        jobs.for_each.iter_mut().flat_map(|each| &mut each.values).flatten().for_each(dates_to_text);
+        jobs.for_each
+            .iter_mut()
+            .flat_map(|each| &mut each.values)
+            .flatten()
+            .for_each(dates_to_text);
     }
     Ok(file)
 }
@@ -118,14 +122,19 @@ mod tests {
         assert!(unknown.starts_with("line 3, column 1: unknown field `speed`"), "{unknown}");
         let nested = fault("[workflows.w]\nsteps = [\n  { id = 'a', task = 't', nees = [] },\n]\n");
         assert!(nested.starts_with("line 3, column 27: unknown field `nees`"), "{nested}");
-        let duration = fault("[tasks.\u{e4}]\ntimeout = \"soon\"\n");
-        assert!(duration.starts_with("line 2, column 11: \"soon\" is not a duration"), "{duration}");
+        let duration = fault("tasks.t = { argv = ['\u{e4}'], timeout = \"soon\" }\n");
+        assert!(
+            duration.starts_with("line 1, column 37: \"soon\" is not a duration"),
+            "{duration}"
+        );
     }
 
     #[test]
     fn mistakes_in_json_are_reported_with_line_and_column() {
         let fault = |text| fault(text, Syntax::Json);
-        assert!(fault("{\n  \"run\": {,\n}").starts_with("line 2, column 11: key must be a string"));
+        assert!(
+            fault("{\n  \"run\": {,\n}").starts_with("line 2, column 11: key must be a string")
+        );
         let unknown = fault("{\"tasks\": {\"t\":\n {\"argw\": []}}}");
         assert!(unknown.starts_with("line 2, column 8: unknown field `argw`"), "{unknown}");
     }
@@ -133,7 +142,8 @@ mod tests {
     #[test]
     fn both_syntaxes_say_the_same_and_dates_are_text() {
         let toml = parse(
-            "[run]\nlease = '2s'\n[tasks.t]\nargv = ['x']\n[[jobs]]\ntask = 't'\ninput = { at = 2026-01-02, n = [1] }\n",
+            "[run]\nlease = '2s'\n[tasks.t]\nargv = ['x']\n\
+             [[jobs]]\ntask = 't'\ninput = { at = 2026-01-02, n = [1] }\n",
             Syntax::Toml,
         )
         .unwrap();

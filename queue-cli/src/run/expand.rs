@@ -23,8 +23,8 @@ pub(super) struct Wanted {
     pub(super) priority: i16,
 }
 
-/// All jobs, in the order of the file, those of one entry in the order of its items. A job that is listed twice
-/// is one job.
+/// All jobs, in the order of the file, those of one entry in the order of its items. A job that is
+/// listed twice is one job.
 pub(super) fn jobs(
     file: &RunFile,
     setting: &Setting,

@@ -37,7 +37,8 @@ struct Setting {
 
 /// By what the jobs of a run are told from others in the same store.
 struct Names {
-    /// Holds jobs of this file with these definitions and params only, so that a worker for them finds no others.
+    /// Holds jobs of this file with these definitions and params only, so that a worker for them
+    /// finds no others.
     queue: QueueName,
     /// A label: the file.
     file: String,
@@ -60,7 +61,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<Ending, Failure> {
 
     let queue = store::open(&url).await?;
     let placed = place::place(&queue, &setting.names, wanted).await?;
-    let interrupted = work::work(&queue, &args, &file.run, &setting.names, checked, &placed).await?;
+    let interrupted =
+        work::work(&queue, &args, &file.run, &setting.names, checked, &placed).await?;
     let results = report::Results::read(&queue, placed).await?;
 
     let written = match (&output, results.all_completed()) {
@@ -88,10 +90,9 @@ pub(crate) async fn run(args: RunArgs) -> Result<Ending, Failure> {
 
 impl Setting {
     fn new(args: &RunArgs, file: &RunFile) -> Result<Self, Failure> {
-        let full = args
-            .file
-            .canonicalize()
-            .map_err(|error| Failure::caused(format!("cannot read {}", args.file.display()), &error))?;
+        let full = args.file.canonicalize().map_err(|error| {
+            Failure::caused(format!("cannot read {}", args.file.display()), &error)
+        })?;
         let mut params = file.params.clone();
         for (name, value) in &args.params {
             let Some(param) = params.get_mut(name) else {
@@ -138,13 +139,13 @@ impl Names {
         params: &BTreeMap<String, String>,
     ) -> Result<Self, Failure> {
         let cannot = |error| Failure::caused("cannot write the definitions as JSON", &error);
-        let definition =
-            serde_json::to_string(&(&file.tasks, &file.workflows)).map_err(cannot)?;
+        let definition = serde_json::to_string(&(&file.tasks, &file.workflows)).map_err(cannot)?;
         let params = serde_json::to_string(params).map_err(cannot)?;
         let file_key = short(full.as_os_str().as_encoded_bytes());
         let definition = short(definition.as_bytes());
         let all = short(format!("{file_key} {definition} {params}").as_bytes());
-        let stem = full.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        let stem =
+            full.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
         let base = match &file.run.queue {
             Some(queue) => queue.to_string(),
             // As much as fits into a name.

@@ -10,8 +10,8 @@ use queue::Payload;
 
 use crate::failure::Failure;
 
-/// Writes one line for each output. The file appears as a whole or not at all: it is written beside and
-/// renamed.
+/// Writes one line for each output. The file appears as a whole or not at all: it is written beside
+/// and renamed.
 pub(super) fn write<'a>(
     path: &Path,
     outputs: impl Iterator<Item = &'a Payload>,
@@ -45,7 +45,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("out.jsonl");
         fs::write(&path, "earlier").unwrap();
-        let outputs = ["{\n\"a\": \"x\\ny\"\r\n}", "null"].map(|text| Payload::from_text(text).unwrap());
+        let outputs =
+            ["{\n\"a\": \"x\\ny\"\r\n}", "null"].map(|text| Payload::from_text(text).unwrap());
         write(&path, outputs.iter()).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "{ \"a\": \"x\\ny\"  }\nnull\n");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

@@ -30,7 +30,8 @@ pub(super) enum Before {
     Done,
 }
 
-/// Finds each job or inserts it, and cancels jobs of earlier runs of the file that it no longer asks for.
+/// Finds each job or inserts it, and cancels jobs of earlier runs of the file that it no longer
+/// asks for.
 ///
 /// A job that failed or was cancelled is tried again as a new job, whose id follows from the old
 /// one ([`JobId::for_retry`]), so that runs side by side make one.
@@ -54,7 +55,8 @@ async fn place_batch(
 ) -> Result<Vec<Placed>, Failure> {
     let mut placed: Vec<Placed> =
         wanted.iter().map(|wanted| Placed { id: wanted.id, before: Before::New }).collect();
-    // The positions whose fate is open: at first all, then those whose latest try is to be looked up.
+    // The positions whose fate is open: at first all, then those whose latest try is to be looked
+    // up.
     let mut open: Vec<usize> = (0..wanted.len()).collect();
     let mut missing = Vec::new();
     while !open.is_empty() {
@@ -118,7 +120,8 @@ async fn cancel_stale(queue: &Queue, names: &Names, placed: &[Placed]) -> Result
     let wanted: std::collections::HashSet<JobId> = placed.iter().map(|placed| placed.id).collect();
     let is_stale = |job: &Job| {
         let definition = job.labels.get("definition");
-        definition != Some(&names.definition) || (job.queue == names.queue && !wanted.contains(&job.id))
+        definition != Some(&names.definition)
+            || (job.queue == names.queue && !wanted.contains(&job.id))
     };
     let live = JobFilter::label("file", &names.file).with_states(JobStates::LIVE);
     let mut query = JobQuery::new(live);

@@ -141,7 +141,10 @@ impl Report<'_> {
             text::to_stderr(&format!("{}: {} {input} ({}): {reason}", job.state, job.kind, job.id));
         }
         if all > SHOWN {
-            text::to_stderr(&format!("and {} more; `queue list --state failed` shows them", all - SHOWN));
+            text::to_stderr(&format!(
+                "and {} more; `queue list --state failed` shows them",
+                all - SHOWN
+            ));
         }
         if let (Some(path), None, true) = (self.output, self.written, all > 0) {
             text::to_stderr(&format!("{} was not written, because jobs failed", path.display()));
@@ -158,7 +161,8 @@ impl Report<'_> {
         let note = if before > 0 { format!("({before} of them before)") } else { String::new() };
         row("completed", results.in_state(JobState::Completed), note);
         let again = results.count(|placed, _| placed.before == Before::Failed);
-        let note = if again > 0 { format!("({again} jobs were tried again)") } else { String::new() };
+        let note =
+            if again > 0 { format!("({again} jobs were tried again)") } else { String::new() };
         row("failed", results.in_state(JobState::Failed), note);
         for (name, count) in [
             ("cancelled", results.in_state(JobState::Cancelled)),
@@ -170,7 +174,8 @@ impl Report<'_> {
         }
         row("steps done", results.steps_done, String::new());
         row("steps restored", results.steps_restored, String::new());
-        let head = format!("{}: {} jobs", self.setting.file.display(), results.jobs.len());
+        let jobs = if results.jobs.len() == 1 { "job" } else { "jobs" };
+        let head = format!("{}: {} {jobs}", self.setting.file.display(), results.jobs.len());
         let mut lines = vec![head, text::table(&rows)];
         if results.nothing_was_left() {
             lines.push("nothing was left to do".to_owned());
@@ -187,7 +192,13 @@ impl Report<'_> {
         let failures: Vec<Value> = results
             .failures()
             .map(|(job, reason)| {
-                json!({ "id": job.id, "kind": job.kind, "state": job.state, "input": job.input, "error": reason })
+                json!({
+                    "id": job.id,
+                    "kind": job.kind,
+                    "state": job.state,
+                    "input": job.input,
+                    "error": reason,
+                })
             })
             .collect();
         json!({

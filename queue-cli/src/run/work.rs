@@ -2,13 +2,15 @@
 
 use std::{
     io::{IsTerminal, stderr},
-    sync::atomic::{AtomicBool, Ordering},
+    num::NonZeroU32,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use indicatif::{ProgressBar, ProgressStyle};
 use queue::{JobFilter, JobReport, JobResult, JobStates, Queue, Worker};
+use tokio::sync::Notify;
 
 use super::{
     Names,
@@ -25,12 +27,13 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(5);
 /// How long running jobs may go on after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(3);
-/// How often the jobs left are counted.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often the jobs left are counted while this process has some to run; others may have run them.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the store may be in trouble before the run gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Works until none of the jobs is left, whoever runs them, or until it is told to stop. Answers whether it was.
+/// Works until none of the jobs is left, whoever runs them, or until it is told to stop. Answers
+/// whether it was.
 pub(super) async fn work(
     queue: &Queue,
     args: &RunArgs,
@@ -39,7 +42,8 @@ pub(super) async fn work(
     checked: Checked,
     placed: &[Placed],
 ) -> Result<bool, Failure> {
-    let concurrency = args.concurrency.or(settings.concurrency).unwrap_or_else(processors);
+    let concurrency =
+        args.concurrency.or(settings.concurrency.map(NonZeroU32::get)).unwrap_or_else(processors);
     let builder = Worker::new(queue.clone())
         .queues([names.queue.clone()])
         .concurrency(concurrency)
@@ -55,10 +59,11 @@ pub(super) async fn work(
     }
     let bar = progress(args, done, placed.len());
     let interrupted = AtomicBool::new(false);
+    let left = Left { count: AtomicUsize::new(placed.len() - done), none: Notify::new() };
     let mut trouble = None;
     let stop = async {
         tokio::select! {
-            ended = until_none_is_left(queue, names) => trouble = ended.err(),
+            ended = until_none_is_left(queue, names, &left) => trouble = ended.err(),
             signalled = told_to_stop() => {
                 interrupted.store(true, Ordering::Relaxed);
                 bar.suspend(|| text::to_stderr(&match signalled {
@@ -68,7 +73,11 @@ pub(super) async fn work(
             }
         }
     };
-    worker.serve(stop, |report| observe(report, &bar)).await?;
+    let observed = |report: &JobReport| {
+        observe(report, &bar);
+        left.observe(report);
+    };
+    worker.serve(stop, observed).await?;
     bar.finish_and_clear();
     match trouble {
         Some(failure) => Err(failure),
@@ -103,7 +112,32 @@ fn observe(report: &JobReport, bar: &ProgressBar) {
     }
 }
 
-async fn until_none_is_left(queue: &Queue, names: &Names) -> Result<(), Failure> {
+/// How many jobs are left as far as this process has seen.
+struct Left {
+    count: AtomicUsize,
+    /// Told when none is.
+    none: Notify,
+}
+
+impl Left {
+    fn observe(&self, report: &JobReport) {
+        if !matches!(
+            report.result,
+            JobResult::Succeeded { .. } | JobResult::Failed { .. } | JobResult::Cancelled { .. }
+        ) {
+            return;
+        }
+        let one_less = |count: usize| Some(count.saturating_sub(1));
+        let before = self.count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        if before == Ok(1) {
+            self.none.notify_one();
+        }
+    }
+}
+
+/// Asks the store, which alone knows what other processes have done, when this process has seen the
+/// last job end, and every now and then.
+async fn until_none_is_left(queue: &Queue, names: &Names, left: &Left) -> Result<(), Failure> {
     let live = JobFilter::queue(names.queue.clone()).with_states(JobStates::LIVE);
     let mut in_trouble_since = None;
     loop {
@@ -117,7 +151,10 @@ async fn until_none_is_left(queue: &Queue, names: &Names) -> Result<(), Failure>
                 }
             }
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::select! {
+            () = left.none.notified() => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
     }
 }
 
