@@ -22,7 +22,7 @@ use crate::{
 /// The threads of the runtime under each property: two, so that races are real.
 const WORKERS: usize = 2;
 /// How long after its time limit a property that blocks its thread is given up.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
 
 /// The whole suite, or a part of it, against one store.
 pub struct Suite {
@@ -195,4 +195,60 @@ fn fresh_seed() -> u64 {
 fn lock(reports: &Mutex<Vec<Report>>) -> std::sync::MutexGuard<'_, Vec<Report>> {
     // A poisoned lock means that a push panicked; what was pushed before is still right.
     reports.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use queue_core::{MemoryStore, Result, async_trait};
+
+    use super::*;
+    use crate::{Fixture, Stop};
+
+    struct Memory;
+
+    #[async_trait]
+    impl Harness for Memory {
+        async fn fresh(&self, _: &Clock) -> Result<Fixture> {
+            Ok(Fixture::new(Arc::new(MemoryStore::new())))
+        }
+    }
+
+    const PASSES: Property = Property::new("T-1", "passes", |_| Box::pin(async { Ok(()) }));
+    const FAILS: Property =
+        Property::new("T-2", "fails", |_| Box::pin(async { Err(Stop::fail("broken")) }));
+    const SKIPS: Property =
+        Property::new("T-3", "skips", |_| Box::pin(async { Err(Stop::skip("no hook")) }));
+    const WAVERS: Property =
+        Property::new("T-4", "wavers", |_| Box::pin(async { Err(Stop::inconclusive("budget")) }));
+
+    fn exit_code(properties: &[Property]) -> String {
+        let suite = Suite::new(Memory).with_properties(properties.iter().copied());
+        format!("{:?}", suite.run_with(&Arguments::default()))
+    }
+
+    #[test]
+    fn a_run_succeeds_with_passes_and_skips_alone() {
+        let (success, failure) =
+            (format!("{:?}", ExitCode::SUCCESS), format!("{:?}", ExitCode::FAILURE));
+        assert_ne!(success, failure);
+        assert_eq!(exit_code(&[PASSES, SKIPS]), success);
+        assert_eq!(exit_code(&[PASSES, FAILS]), failure);
+        assert_eq!(exit_code(&[PASSES, WAVERS]), failure);
+    }
+
+    #[test]
+    fn a_property_that_blocks_its_thread_is_given_up() {
+        let blocks = Property::new("T-5", "blocks", |_| {
+            Box::pin(async {
+                let (_kept, never) = mpsc::channel::<()>();
+                // Until the test binary ends: the sender lives as long as this call.
+                let _ = never.recv();
+                Ok(())
+            })
+        });
+        let verdict = run_alone(blocks.within(Duration::from_millis(50)), Arc::new(Memory), 1);
+        assert!(verdict.reason().is_some_and(|why| why.contains("did not end")), "{verdict}");
+    }
 }

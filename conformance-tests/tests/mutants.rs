@@ -1,8 +1,8 @@
 //! The suite against deliberately broken stores: every mutant must be killed by every property that it
 //! names, every property must kill a mutant, and the same machine without a flaw must pass.
 //!
-//! `MUTANTS_ALL=1` runs every property against every mutant, to see what else notices; the
-//! usual filters of `cargo test` choose mutants by name.
+//! `MUTANTS_ALSO=all` (or some groups, `MUTANTS_ALSO=MOD,UPD`) runs further properties against every mutant, to
+//! see what else notices; the usual filters of `cargo test` choose mutants by name.
 
 #![allow(clippy::print_stdout)] // the matrix is what this binary is for
 
@@ -29,7 +29,8 @@ use libtest_mimic::{Arguments, Failed, Trial};
 
 /// The groups whose properties must each kill a mutant.
 const GROUPS: [&str; 14] = [
-    "INS", "CLM", "LOG", "UPD", "LSE", "CAN", "LAN", "REC", "REA", "DEL", "FID", "SCH", "SIG", "MOD",
+    "INS", "CLM", "LOG", "UPD", "LSE", "CAN", "LAN", "REC", "REA", "DEL", "FID", "SCH", "SIG",
+    "MOD",
 ];
 /// How many threads work, each with a runtime of two workers: races need both.
 const THREADS: usize = 2;
@@ -51,7 +52,8 @@ fn main() -> ExitCode {
     let mutants = mutants();
     let properties = properties();
     if arguments.list {
-        return libtest_mimic::run(&arguments, trials(&mutants, &properties, &[], true)).exit_code();
+        return libtest_mimic::run(&arguments, trials(&mutants, &properties, &[], true))
+            .exit_code();
     }
     let wanted = |name: &str| match (&arguments.filter, arguments.exact) {
         (None, _) => true,
@@ -64,10 +66,16 @@ fn main() -> ExitCode {
             && !arguments.skip.iter().any(|skip| trial_name(mutant).contains(skip.as_str()))
     };
 
-    let all = std::env::var_os("MUTANTS_ALL").is_some();
+    let also = std::env::var("MUTANTS_ALSO").unwrap_or_default();
+    let also: Vec<&str> = also.split(',').filter(|group| !group.is_empty()).collect();
+    let also = |property: &Property| {
+        also.iter().any(|group| *group == "all" || *group == property.group())
+    };
     let mut jobs = Vec::new();
     for (index, mutant) in mutants.iter().enumerate().filter(|(_, mutant)| chosen(mutant)) {
-        let tried = properties.iter().filter(|property| all || mutant.killers.contains(&property.id));
+        let tried = properties
+            .iter()
+            .filter(|property| also(property) || mutant.killers.contains(&property.id));
         jobs.extend(tried.map(|property| (index, property.within(LIMIT))));
     }
     if !partial || wanted("unbroken") {
@@ -156,12 +164,7 @@ fn idle(properties: &[Property], runs: &[Run]) -> Vec<&'static str> {
     ids.map(|property| property.id).filter(|id| !killers.contains(id)).collect()
 }
 
-fn trials(
-    mutants: &[Mutant],
-    properties: &[Property],
-    runs: &[Run],
-    partial: bool,
-) -> Vec<Trial> {
+fn trials(mutants: &[Mutant], properties: &[Property], runs: &[Run], partial: bool) -> Vec<Trial> {
     let mut trials = Vec::new();
     for (index, mutant) in mutants.iter().enumerate() {
         let verdict = survived(mutant, &of(runs, index)).map_err(Failed::from);
@@ -237,7 +240,8 @@ fn matrix(mutants: &[Mutant], properties: &[Property], runs: &[Run]) -> String {
         let count = kills.get(property.id).copied().unwrap_or(0);
         let _ = writeln!(page, "| {} | {count} |", property.id);
     }
-    let _ = writeln!(page, "\n{killed} of {tried} mutants killed by every property named for them.");
+    let _ =
+        writeln!(page, "\n{killed} of {tried} mutants killed by every property named for them.");
     page
 }
 

@@ -7,15 +7,20 @@ use queue_core::{
 use super::{Flaw, Mutant, raw};
 
 pub(super) const MUTANTS: &[Mutant] = &[
-    Mutant::new("cancel-marks-waiting-jobs", "a waiting job is marked and stays waiting", &["CAN-1"], || {
-        Flaw::none().changing(|was, is, _| {
-            let control = &mut is.row.control;
-            if was.row.control.state == State::Waiting && control.state == State::Cancelled {
-                control.state = State::Waiting;
-                control.finished_at = None;
-            }
-        })
-    }),
+    Mutant::new(
+        "cancel-marks-waiting-jobs",
+        "a waiting job is marked and stays waiting",
+        &["CAN-1"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                let control = &mut is.row.control;
+                if was.row.control.state == State::Waiting && control.state == State::Cancelled {
+                    control.state = State::Waiting;
+                    control.finished_at = None;
+                }
+            })
+        },
+    ),
     Mutant::new("cancel-misses-delayed-jobs", "only due jobs can be cancelled", &["CAN-1"], || {
         Flaw::none().changing(|was, is, now| {
             let control = &was.row.control;
@@ -27,50 +32,75 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
-    Mutant::new("cancel-misses-retrying-jobs", "a job between two attempts cannot be cancelled", &["CAN-1"], || {
-        Flaw::none().changing(|was, is, _| {
-            let control = &was.row.control;
-            if control.state == State::Waiting
-                && is.row.control.state == State::Cancelled
-                && control.fence.count > 0
-            {
-                is.clone_from(was);
-            }
-        })
-    }),
-    Mutant::new("cancel-seen-by-get-only", "no acknowledgement carries the request to cancel", &["CAN-2"], || {
-        Flaw::none()
-            .update(|world, updates, now| Ok(mute(world.update(updates, now)?)))
-            .heartbeat(|world, held, lease, now| Ok(mute(world.heartbeat(held, *lease, now)?)))
-    }),
-    Mutant::new("cancel-unseen-by-heartbeat", "a heartbeat does not carry the request", &["CAN-2"], || {
-        Flaw::none()
-            .heartbeat(|world, held, lease, now| Ok(mute(world.heartbeat(held, *lease, now)?)))
-    }),
-    Mutant::new("cancel-unseen-by-append", "an append does not carry the request", &["CAN-2"], || {
-        Flaw::none().update(|world, updates, now| {
-            let outcomes = world.update(updates, now)?;
-            let both = updates.iter().zip(outcomes);
-            Ok(both
-                .map(|(update, outcome)| match update.patch.log.is_empty() {
-                    true => outcome,
-                    false => mute(vec![outcome]).remove(0),
-                })
-                .collect())
-        })
-    }),
-    Mutant::new("cancel-unseen-by-progress", "a report of progress does not carry the request", &["CAN-2"], || {
-        Flaw::none().update(|world, updates, now| {
-            let outcomes = world.update(updates, now)?;
-            let both = updates.iter().zip(outcomes);
-            Ok(both
-                .map(|(update, outcome)| match update.patch.progress {
-                    None => outcome,
-                    Some(_) => mute(vec![outcome]).remove(0),
-                })
-                .collect())
-        })
-    }),
+    Mutant::new(
+        "cancel-misses-retrying-jobs",
+        "a job between two attempts cannot be cancelled",
+        &["CAN-1"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                let control = &was.row.control;
+                if control.state == State::Waiting
+                    && is.row.control.state == State::Cancelled
+                    && control.fence.count > 0
+                {
+                    is.clone_from(was);
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "cancel-seen-by-get-only",
+        "no acknowledgement carries the request to cancel",
+        &["CAN-2"],
+        || {
+            Flaw::none()
+                .update(|world, updates, now| Ok(mute(world.update(updates, now)?)))
+                .heartbeat(|world, held, lease, now| Ok(mute(world.heartbeat(held, *lease, now)?)))
+        },
+    ),
+    Mutant::new(
+        "cancel-unseen-by-heartbeat",
+        "a heartbeat does not carry the request",
+        &["CAN-2"],
+        || {
+            Flaw::none()
+                .heartbeat(|world, held, lease, now| Ok(mute(world.heartbeat(held, *lease, now)?)))
+        },
+    ),
+    Mutant::new(
+        "cancel-unseen-by-append",
+        "an append does not carry the request",
+        &["CAN-2"],
+        || {
+            Flaw::none().update(|world, updates, now| {
+                let outcomes = world.update(updates, now)?;
+                let both = updates.iter().zip(outcomes);
+                Ok(both
+                    .map(|(update, outcome)| match update.patch.log.is_empty() {
+                        true => outcome,
+                        false => mute(vec![outcome]).remove(0),
+                    })
+                    .collect())
+            })
+        },
+    ),
+    Mutant::new(
+        "cancel-unseen-by-progress",
+        "a report of progress does not carry the request",
+        &["CAN-2"],
+        || {
+            Flaw::none().update(|world, updates, now| {
+                let outcomes = world.update(updates, now)?;
+                let both = updates.iter().zip(outcomes);
+                Ok(both
+                    .map(|(update, outcome)| match update.patch.progress {
+                        None => outcome,
+                        Some(_) => mute(vec![outcome]).remove(0),
+                    })
+                    .collect())
+            })
+        },
+    ),
     Mutant::new(
         "cancel-select-then-update",
         "a job claimed between the two steps of a cancel is neither ended nor marked",
@@ -82,7 +112,10 @@ pub(super) const MUTANTS: &[Mutant] = &[
                         return store.step(|world, now| world.update_where(filter, change, now));
                     };
                     let (waiting, running) = store.step(|world, _| {
-                        (matching(world, filter, State::Waiting), matching(world, filter, State::Running))
+                        (
+                            matching(world, filter, State::Waiting),
+                            matching(world, filter, State::Running),
+                        )
                     });
                     store.pause().await;
                     store.step(|world, now| {
@@ -144,36 +177,49 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new("retry-clears-cancel", "a retry forgets the request to cancel", &["CAN-5"], || {
         forgetting(TransitionKind::Retry)
     }),
-    Mutant::new("release-clears-cancel", "a release forgets the request to cancel", &["CAN-5"], || {
-        forgetting(TransitionKind::Release)
-    }),
-    Mutant::new("heartbeat-clears-cancel", "a heartbeat clears the request to cancel", &["CAN-5"], || {
-        Flaw::none().heartbeat(|world, held, lease, now| {
-            let outcomes = world.heartbeat(held, *lease, now)?;
-            for held in held {
-                world.edit(held.id, |stored| {
-                    if stored.row.control.state == State::Running {
-                        stored.row.control.cancel = None;
-                    }
-                });
-            }
-            Ok(outcomes)
-        })
-    }),
-    Mutant::new("second-cancel-overwrites", "a second cancel replaces the reason of the first", &["CAN-6"], || {
-        Flaw::none().update_where(|world, filter, change, now| {
-            let marked: Vec<JobId> = matching(world, filter, State::Running);
-            let counts = world.update_where(filter, change, now)?;
-            if let BulkChange::Cancel { reason } = change {
-                for id in marked {
-                    world.edit(id, |stored| {
-                        stored.row.control.cancel = Some(CancelRequest::new(reason, now));
+    Mutant::new(
+        "release-clears-cancel",
+        "a release forgets the request to cancel",
+        &["CAN-5"],
+        || forgetting(TransitionKind::Release),
+    ),
+    Mutant::new(
+        "heartbeat-clears-cancel",
+        "a heartbeat clears the request to cancel",
+        &["CAN-5"],
+        || {
+            Flaw::none().heartbeat(|world, held, lease, now| {
+                let outcomes = world.heartbeat(held, *lease, now)?;
+                for held in held {
+                    world.edit(held.id, |stored| {
+                        if stored.row.control.state == State::Running {
+                            stored.row.control.cancel = None;
+                        }
                     });
                 }
-            }
-            Ok(counts)
-        })
-    }),
+                Ok(outcomes)
+            })
+        },
+    ),
+    Mutant::new(
+        "second-cancel-overwrites",
+        "a second cancel replaces the reason of the first",
+        &["CAN-6"],
+        || {
+            Flaw::none().update_where(|world, filter, change, now| {
+                let marked: Vec<JobId> = matching(world, filter, State::Running);
+                let counts = world.update_where(filter, change, now)?;
+                if let BulkChange::Cancel { reason } = change {
+                    for id in marked {
+                        world.edit(id, |stored| {
+                            stored.row.control.cancel = Some(CancelRequest::new(reason, now));
+                        });
+                    }
+                }
+                Ok(counts)
+            })
+        },
+    ),
     Mutant::new("second-cancel-bumps-version", "a second cancel is an edit", &["CAN-6"], || {
         Flaw::none().update_where(|world, filter, change, now| {
             let before = world.clone();
@@ -187,37 +233,52 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(counts)
         })
     }),
-    Mutant::new("cancel-of-ended-is-an-end", "cancelling an ended job makes it cancelled", &["CAN-6"], || {
-        Flaw::none().update_where(|world, filter, change, now| {
-            if let BulkChange::Cancel { reason } = change {
-                for state in [State::Completed, State::Failed, State::Cancelled] {
-                    for id in matching(world, filter, state) {
-                        world.edit(id, |stored| {
-                            stored.row.control.state = State::Cancelled;
-                            stored.row.control.cancel = Some(CancelRequest::new(reason, now));
-                        });
+    Mutant::new(
+        "cancel-of-ended-is-an-end",
+        "cancelling an ended job makes it cancelled",
+        &["CAN-6"],
+        || {
+            Flaw::none().update_where(|world, filter, change, now| {
+                if let BulkChange::Cancel { reason } = change {
+                    for state in [State::Completed, State::Failed, State::Cancelled] {
+                        for id in matching(world, filter, state) {
+                            world.edit(id, |stored| {
+                                stored.row.control.state = State::Cancelled;
+                                stored.row.control.cancel = Some(CancelRequest::new(reason, now));
+                            });
+                        }
                     }
                 }
-            }
-            world.update_where(filter, change, now)
-        })
-    }),
-    Mutant::new("reap-forgets-cancel", "a reaped job that was to be cancelled waits again", &["CAN-7"], || {
-        Flaw::none().changing(|was, is, _| {
-            if raw::crashed(was, is) && is.row.control.state == State::Cancelled {
-                is.row.control.state = State::Waiting;
-                is.row.control.finished_at = None;
-                is.row.control.cancel = None;
-            }
-        })
-    }),
-    Mutant::new("reap-fails-cancelled", "a reaped job that was to be cancelled fails", &["CAN-7"], || {
-        Flaw::none().changing(|was, is, _| {
-            if raw::crashed(was, is) && is.row.control.state == State::Cancelled {
-                is.row.control.state = State::Failed;
-            }
-        })
-    }),
+                world.update_where(filter, change, now)
+            })
+        },
+    ),
+    Mutant::new(
+        "reap-forgets-cancel",
+        "a reaped job that was to be cancelled waits again",
+        &["CAN-7"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if raw::crashed(was, is) && is.row.control.state == State::Cancelled {
+                    is.row.control.state = State::Waiting;
+                    is.row.control.finished_at = None;
+                    is.row.control.cancel = None;
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "reap-fails-cancelled",
+        "a reaped job that was to be cancelled fails",
+        &["CAN-7"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if raw::crashed(was, is) && is.row.control.state == State::Cancelled {
+                    is.row.control.state = State::Failed;
+                }
+            })
+        },
+    ),
 ];
 
 fn mute(outcomes: Vec<Outcome>) -> Vec<Outcome> {

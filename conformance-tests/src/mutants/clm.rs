@@ -26,10 +26,11 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Flaw::none().claim_racing(|store, request| {
                 async move {
                     request.check()?;
-                    let picked = store.step(|world, now| match world.repeated_claim(request, now) {
-                        Some(repeated) => Err(repeated),
-                        None => Ok(world.pick(request, now)),
-                    });
+                    let picked =
+                        store.step(|world, now| match world.repeated_claim(request, now) {
+                            Some(repeated) => Err(repeated),
+                            None => Ok(world.pick(request, now)),
+                        });
                     match picked {
                         Err(repeated) => Ok(repeated),
                         Ok(picked) => {
@@ -42,13 +43,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("claim-limit-plus-one", "a claim takes one job too many", &["CLM-2"], || {
-        Flaw::none().claim(|world, request, now| {
-            let mut more = request.clone();
-            more.limit = request.limit.saturating_add(1);
-            world.claim(&more, now)
-        })
-    }),
+    Mutant::new(
+        "claim-limit-plus-one",
+        "a claim takes one job too many",
+        &["CLM-2", "MOD-1"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let mut more = request.clone();
+                more.limit = request.limit.saturating_add(1);
+                world.claim(&more, now)
+            })
+        },
+    ),
     Mutant::new("claim-ignores-limit", "a claim takes whatever is due", &["CLM-2"], || {
         Flaw::none().claim(|world, request, now| {
             let mut more = request.clone();
@@ -80,7 +86,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("claim-is-lifo", "the newest job goes first", &["CLM-4"], || {
+    Mutant::new("claim-is-lifo", "the newest job goes first", &["CLM-4", "MOD-1"], || {
         Flaw::none().claim(|world, request, now| {
             let mut turned = request.clone();
             turned.order = Order::Lifo;
@@ -125,13 +131,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         })
     }),
-    Mutant::new("claim-priority-ascending", "the least important job goes first", &["CLM-6"], || {
-        Flaw::none().claim(|world, request, now| {
-            raw::claim_by(world, request, now, |world, picked| {
-                picked.sort_by_key(|(id, _)| raw::stored(world, *id).row.priority);
+    Mutant::new(
+        "claim-priority-ascending",
+        "the least important job goes first",
+        &["CLM-6"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                raw::claim_by(world, request, now, |world, picked| {
+                    picked.sort_by_key(|(id, _)| raw::stored(world, *id).row.priority);
+                })
             })
-        })
-    }),
+        },
+    ),
     Mutant::new(
         "claim-time-before-priority",
         "priority decides only between jobs of one instant",
@@ -171,33 +182,48 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(raw::take(world, &picked, request, now))
         })
     }),
-    Mutant::new("claim-run-at-exclusive", "a job due this very instant is not due", &["CLM-7"], || {
-        Flaw::none().claim(|world, request, now| {
-            raw::claim_by(world, request, now, |world, picked| {
-                picked.retain(|(id, _)| raw::stored(world, *id).row.control.run_at < now);
+    Mutant::new(
+        "claim-run-at-exclusive",
+        "a job due this very instant is not due",
+        &["CLM-7"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                raw::claim_by(world, request, now, |world, picked| {
+                    picked.retain(|(id, _)| raw::stored(world, *id).row.control.run_at < now);
+                })
             })
-        })
-    }),
-    Mutant::new("claim-late-by-a-second", "due times are rounded up to whole seconds", &["CLM-7"], || {
-        Flaw::none().claim(|world, request, now| {
-            let rounded = now.as_micros().div_euclid(1_000_000) * 1_000_000;
-            raw::claim_by(world, request, now, |world, picked| {
-                picked.retain(|(id, _)| {
-                    raw::stored(world, *id).row.control.run_at.as_micros() <= rounded
-                });
+        },
+    ),
+    Mutant::new(
+        "claim-late-by-a-second",
+        "due times are rounded up to whole seconds",
+        &["CLM-7"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let rounded = now.as_micros().div_euclid(1_000_000) * 1_000_000;
+                raw::claim_by(world, request, now, |world, picked| {
+                    picked.retain(|(id, _)| {
+                        raw::stored(world, *id).row.control.run_at.as_micros() <= rounded
+                    });
+                })
             })
-        })
-    }),
-    Mutant::new("claim-a-microsecond-early", "a job is due a microsecond early", &["CLM-7"], || {
-        Flaw::none().claim(|world, request, now| {
-            request.check()?;
-            if let Some(repeated) = world.repeated_claim(request, now) {
-                return Ok(repeated);
-            }
-            let picked = world.pick(request, now.plus(MICRO));
-            Ok(raw::take(world, &picked, request, now))
-        })
-    }),
+        },
+    ),
+    Mutant::new(
+        "claim-a-microsecond-early",
+        "a job is due a microsecond early",
+        &["CLM-7"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                request.check()?;
+                if let Some(repeated) = world.repeated_claim(request, now) {
+                    return Ok(repeated);
+                }
+                let picked = world.pick(request, now.plus(MICRO));
+                Ok(raw::take(world, &picked, request, now))
+            })
+        },
+    ),
     Mutant::new("claim-ignores-queue", "jobs of every queue are taken", &["CLM-8"], || {
         Flaw::none().claim(|world, request, now| {
             let mut wide = request.clone();
@@ -205,15 +231,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
             world.claim(&wide, now)
         })
     }),
-    Mutant::new("claim-asks-first-queue-only", "of several queues only the first counts", &["CLM-8"], || {
-        Flaw::none().claim(|world, request, now| {
-            let mut narrow = request.clone();
-            if let Queues::Only(queues) = &mut narrow.queues {
-                queues.truncate(1);
-            }
-            world.claim(&narrow, now)
-        })
-    }),
+    Mutant::new(
+        "claim-asks-first-queue-only",
+        "of several queues only the first counts",
+        &["CLM-8"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let mut narrow = request.clone();
+                if let Queues::Only(queues) = &mut narrow.queues {
+                    queues.truncate(1);
+                }
+                world.claim(&narrow, now)
+            })
+        },
+    ),
     Mutant::new("claim-ignores-kinds", "jobs of every kind are taken", &["CLM-8"], || {
         Flaw::none().claim(|world, request, now| {
             let mut wide = request.clone();
@@ -228,13 +259,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             world.claim(&wide, now)
         })
     }),
-    Mutant::new("claim-takes-fewer", "a claim takes one less than its limit, silently", &["CLM-9"], || {
-        Flaw::none().claim(|world, request, now| {
-            let mut less = request.clone();
-            less.limit = NonZeroU32::new(request.limit.get() - 1).unwrap_or(NonZeroU32::MIN);
-            world.claim(&less, now)
-        })
-    }),
+    Mutant::new(
+        "claim-takes-fewer",
+        "a claim takes one less than its limit, silently",
+        &["CLM-9"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let mut less = request.clone();
+                less.limit = NonZeroU32::new(request.limit.get() - 1).unwrap_or(NonZeroU32::MIN);
+                world.claim(&less, now)
+            })
+        },
+    ),
     Mutant::new("claim-skips-the-head", "the first due job is passed over", &["CLM-9"], || {
         Flaw::none().claim(|world, request, now| {
             raw::claim_by(world, request, now, |_, picked| {
@@ -244,27 +280,42 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         })
     }),
-    Mutant::new("next-due-missing", "a claim never says when to come again", &["CLM-9"], || {
-        Flaw::none().claim(|world, request, now| {
-            Ok(Claimed::new(world.claim(request, now)?.jobs, None))
-        })
-    }),
-    Mutant::new("next-due-late", "a claim says to come again a second too late", &["CLM-9"], || {
-        Flaw::none().claim(|world, request, now| {
-            let claimed = world.claim(request, now)?;
-            let late = claimed.next_due.map(|due| due.plus(Duration::from_secs(1)));
-            Ok(Claimed::new(claimed.jobs, late))
-        })
-    }),
-    Mutant::new("next-due-ignores-leases", "next_due looks at waiting jobs only", &["CLM-9"], || {
-        Flaw::none().claim(|world, request, now| {
-            let claimed = world.claim(request, now)?;
-            let ends = world.running().filter_map(|id| world.job(id)?.row.control.lease_until);
-            let lease = ends.min();
-            let due = claimed.next_due.filter(|due| lease != Some(*due));
-            Ok(Claimed::new(claimed.jobs, due))
-        })
-    }),
+    Mutant::new(
+        "next-due-missing",
+        "a claim never says when to come again",
+        &["CLM-9", "MOD-1"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                Ok(Claimed::new(world.claim(request, now)?.jobs, None))
+            })
+        },
+    ),
+    Mutant::new(
+        "next-due-late",
+        "a claim says to come again a second too late",
+        &["CLM-9"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let claimed = world.claim(request, now)?;
+                let late = claimed.next_due.map(|due| due.plus(Duration::from_secs(1)));
+                Ok(Claimed::new(claimed.jobs, late))
+            })
+        },
+    ),
+    Mutant::new(
+        "next-due-ignores-leases",
+        "next_due looks at waiting jobs only",
+        &["CLM-9"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let claimed = world.claim(request, now)?;
+                let ends = world.running().filter_map(|id| world.job(id)?.row.control.lease_until);
+                let lease = ends.min();
+                let due = claimed.next_due.filter(|due| lease != Some(*due));
+                Ok(Claimed::new(claimed.jobs, due))
+            })
+        },
+    ),
     Mutant::new(
         "fence-kept-on-reclaim",
         "only the first claim of a job gets a fence of its own",
@@ -277,13 +328,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("claim-counts-no-attempt", "a claim leaves the attempt as it was", &["CLM-10"], || {
-        Flaw::none().changing(|was, is, _| {
-            if raw::claimed(was, is) {
-                is.row.control.attempt = was.row.control.attempt;
-            }
-        })
-    }),
+    Mutant::new(
+        "claim-counts-no-attempt",
+        "a claim leaves the attempt as it was",
+        &["CLM-10"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if raw::claimed(was, is) {
+                    is.row.control.attempt = was.row.control.attempt;
+                }
+            })
+        },
+    ),
     Mutant::new("claim-keeps-version", "a claim does not bump the version", &["CLM-10"], || {
         Flaw::none().changing(|was, is, _| {
             if raw::claimed(was, is) {
@@ -291,22 +347,32 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
-    Mutant::new("lease-from-run-at", "the lease counts from run_at instead of now", &["CLM-10"], || {
-        Flaw::none().changing(|was, is, now| {
-            let control = &mut is.row.control;
-            if was.row.control.state == State::Waiting
-                && let Some(until) = control.lease_until
-            {
-                control.lease_until = Some(control.run_at.plus(now.until(until)));
-            }
-        })
-    }),
-    Mutant::new("started-at-kept", "started_at tells the first attempt, not the latest", &["CLM-10"], || {
-        Flaw::none().changing(|was, is, _| {
-            let first = was.row.control.started_at;
-            is.row.control.started_at = first.or(is.row.control.started_at);
-        })
-    }),
+    Mutant::new(
+        "lease-from-run-at",
+        "the lease counts from run_at instead of now",
+        &["CLM-10"],
+        || {
+            Flaw::none().changing(|was, is, now| {
+                let control = &mut is.row.control;
+                if was.row.control.state == State::Waiting
+                    && let Some(until) = control.lease_until
+                {
+                    control.lease_until = Some(control.run_at.plus(now.until(until)));
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "started-at-kept",
+        "started_at tells the first attempt, not the latest",
+        &["CLM-10"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                let first = was.row.control.started_at;
+                is.row.control.started_at = first.or(is.row.control.started_at);
+            })
+        },
+    ),
     Mutant::new("nonce-by-the-store", "the nonce is not the claim's token", &["CLM-10"], || {
         Flaw::none().changing(|was, is, _| {
             if raw::claimed(was, is) {
@@ -315,13 +381,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
-    Mutant::new("claim-token-forgotten", "a repeated claim takes further jobs", &["CLM-10"], || {
-        Flaw::none().claim(|world, request, now| {
-            request.check()?;
-            let picked = world.pick(request, now);
-            Ok(raw::take(world, &picked, request, now))
-        })
-    }),
+    Mutant::new(
+        "claim-token-forgotten",
+        "a repeated claim takes further jobs",
+        &["CLM-10", "MOD-1"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                request.check()?;
+                let picked = world.pick(request, now);
+                Ok(raw::take(world, &picked, request, now))
+            })
+        },
+    ),
     Mutant::new("claim-takes-failed", "failed jobs are taken again", &["CLM-11"], || {
         Flaw::none().claim(|world, request, now| {
             revive(world, State::Failed);
@@ -365,19 +436,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("claim-answers-the-old-row", "a claim answers jobs as they were", &["CLM-13"], || {
-        Flaw::none().claim(|world, request, now| {
-            let before = world.clone();
-            let mut claimed = world.claim(request, now)?;
-            let ids: Vec<JobId> = claimed.jobs.iter().map(|job| job.id).collect();
-            let fences: Vec<Fence> = claimed.jobs.iter().map(|job| job.fence).collect();
-            claimed.jobs = before.get(&ids, request.log).into_iter().flatten().collect();
-            for (job, fence) in claimed.jobs.iter_mut().zip(fences) {
-                job.fence = fence;
-            }
-            Ok(claimed)
-        })
-    }),
+    Mutant::new(
+        "claim-answers-the-old-row",
+        "a claim answers jobs as they were",
+        &["CLM-13"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let before = world.clone();
+                let mut claimed = world.claim(request, now)?;
+                let ids: Vec<JobId> = claimed.jobs.iter().map(|job| job.id).collect();
+                let fences: Vec<Fence> = claimed.jobs.iter().map(|job| job.fence).collect();
+                claimed.jobs = before.get(&ids, request.log).into_iter().flatten().collect();
+                for (job, fence) in claimed.jobs.iter_mut().zip(fences) {
+                    job.fence = fence;
+                }
+                Ok(claimed)
+            })
+        },
+    ),
     Mutant::new("claim-answers-without-labels", "a claim answers no labels", &["CLM-13"], || {
         Flaw::none().claim(|world, request, now| {
             let mut claimed = world.claim(request, now)?;
@@ -392,15 +468,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
             world.claim(&quiet, now)
         })
     }),
-    Mutant::new("claim-answers-a-short-log", "a claim answers the last entry only", &["CLM-14"], || {
-        Flaw::none().claim(|world, request, now| {
-            let mut claimed = world.claim(request, now)?;
-            for job in &mut claimed.jobs {
-                job.log.drain(..job.log.len().saturating_sub(1));
-            }
-            Ok(claimed)
-        })
-    }),
+    Mutant::new(
+        "claim-answers-a-short-log",
+        "a claim answers the last entry only",
+        &["CLM-14"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let mut claimed = world.claim(request, now)?;
+                for job in &mut claimed.jobs {
+                    job.log.drain(..job.log.len().saturating_sub(1));
+                }
+                Ok(claimed)
+            })
+        },
+    ),
 ];
 
 /// Makes ended jobs look waiting.

@@ -17,12 +17,17 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(remove(world, doomed.into_iter().take(limit.get() as usize)))
         })
     }),
-    Mutant::new("delete-counts-running", "a running job is left and counted as deleted", &["DEL-1"], || {
-        Flaw::none().delete(|world, filter, limit, _| {
-            let running = oldest(world, filter, |state| state == State::Running).len();
-            Ok(world.delete(filter, *limit)? + running as u64)
-        })
-    }),
+    Mutant::new(
+        "delete-counts-running",
+        "a running job is left and counted as deleted",
+        &["DEL-1"],
+        || {
+            Flaw::none().delete(|world, filter, limit, _| {
+                let running = oldest(world, filter, |state| state == State::Running).len();
+                Ok(world.delete(filter, *limit)? + running as u64)
+            })
+        },
+    ),
     Mutant::new("delete-ignores-limit", "a delete takes all matching jobs", &["DEL-2"], || {
         Flaw::none().delete(|world, filter, _, _| world.delete(filter, NonZeroU32::MAX))
     }),
@@ -46,15 +51,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("delete-horizon-inclusive", "a delete takes the job at its very horizon", &["DEL-3"], || {
-        Flaw::none().delete(|world, filter, limit, _| {
-            let mut wide = filter.clone();
-            for range in [&mut wide.created, &mut wide.finished] {
-                range.before = range.before.map(|before| before.plus(Duration::from_micros(1)));
-            }
-            world.delete(&wide, *limit)
-        })
-    }),
+    Mutant::new(
+        "delete-horizon-inclusive",
+        "a delete takes the job at its very horizon",
+        &["DEL-3"],
+        || {
+            Flaw::none().delete(|world, filter, limit, _| {
+                let mut wide = filter.clone();
+                for range in [&mut wide.created, &mut wide.finished] {
+                    range.before = range.before.map(|before| before.plus(Duration::from_micros(1)));
+                }
+                world.delete(&wide, *limit)
+            })
+        },
+    ),
     Mutant::new("delete-ignores-horizon", "a delete looks at the state alone", &["DEL-3"], || {
         Flaw::none().delete(|world, filter, limit, _| {
             let mut wide = filter.clone();

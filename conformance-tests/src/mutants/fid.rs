@@ -1,6 +1,4 @@
-use queue_core::{
-    Error, Job, Payload, QueueName, State, Timestamp, When,
-};
+use queue_core::{Error, Job, Payload, QueueName, State, Timestamp, When};
 
 use super::{Flaw, Mutant, raw};
 
@@ -11,25 +9,38 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new("text-without-surrogates", "a lone surrogate becomes U+FFFD", &["FID-1"], || {
         Flaw::none().texts(replace_lone_surrogates)
     }),
-    Mutant::new("text-of-three-bytes", "characters of four bytes become question marks", &["FID-1"], || {
-        Flaw::none().texts(|text| {
-            text.chars().map(|c| if c.len_utf8() == 4 { '?' } else { c }).collect()
-        })
-    }),
+    Mutant::new(
+        "text-of-three-bytes",
+        "characters of four bytes become question marks",
+        &["FID-1"],
+        || {
+            Flaw::none().texts(|text| {
+                text.chars().map(|c| if c.len_utf8() == 4 { '?' } else { c }).collect()
+            })
+        },
+    ),
     Mutant::new("text-without-combining-marks", "combining marks are lost", &["FID-1"], || {
-        Flaw::none().texts(|text| {
-            text.chars().filter(|c| !('\u{300}'..='\u{36f}').contains(c)).collect()
-        })
+        Flaw::none()
+            .texts(|text| text.chars().filter(|c| !('\u{300}'..='\u{36f}').contains(c)).collect())
     }),
-    Mutant::new("text-unescaped", "escapes are replaced by what they stand for", &["FID-1"], || {
-        Flaw::none().texts(|text| {
-            map_tokens(text, &|string| {
-                serde_json::from_str::<String>(string)
-                    .and_then(|plain| serde_json::to_string(&plain))
-                    .unwrap_or_else(|_| string.to_owned())
-            }, &str::to_owned)
-        })
-    }),
+    Mutant::new(
+        "text-unescaped",
+        "escapes are replaced by what they stand for",
+        &["FID-1"],
+        || {
+            Flaw::none().texts(|text| {
+                map_tokens(
+                    text,
+                    &|string| {
+                        serde_json::from_str::<String>(string)
+                            .and_then(|plain| serde_json::to_string(&plain))
+                            .unwrap_or_else(|_| string.to_owned())
+                    },
+                    &str::to_owned,
+                )
+            })
+        },
+    ),
     Mutant::new("numbers-through-f64", "numbers pass through a double", &["FID-2"], || {
         Flaw::none().texts(|text| {
             map_tokens(text, &str::to_owned, &|number| match number.parse::<f64>() {
@@ -38,14 +49,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         })
     }),
-    Mutant::new("numbers-of-64-signed-bits", "whole numbers are clamped to i64", &["FID-2"], || {
-        Flaw::none().texts(|text| {
-            map_tokens(text, &str::to_owned, &|number| match number.parse::<i128>() {
-                Ok(whole) => whole.clamp(i64::MIN.into(), i64::MAX.into()).to_string(),
-                Err(_) => number.to_owned(),
+    Mutant::new(
+        "numbers-of-64-signed-bits",
+        "whole numbers are clamped to i64",
+        &["FID-2"],
+        || {
+            Flaw::none().texts(|text| {
+                map_tokens(text, &str::to_owned, &|number| match number.parse::<i128>() {
+                    Ok(whole) => whole.clamp(i64::MIN.into(), i64::MAX.into()).to_string(),
+                    Err(_) => number.to_owned(),
+                })
             })
-        })
-    }),
+        },
+    ),
     Mutant::new("numbers-without-negative-zero", "-0.0 becomes 0.0", &["FID-2"], || {
         Flaw::none().texts(|text| {
             map_tokens(text, &str::to_owned, &|number| match number {
@@ -55,13 +71,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         })
     }),
-    Mutant::new("payload-through-jsonb", "payloads are parsed and written again", &["FID-1", "FID-3"], || {
-        Flaw::none().texts(|text| {
-            let spoiled = text.replace("\\u0000", "");
-            let parsed = serde_json::from_str::<serde_json::Value>(&spoiled);
-            parsed.map_or(spoiled, |value| value.to_string())
-        })
-    }),
+    Mutant::new(
+        "payload-through-jsonb",
+        "payloads are parsed and written again",
+        &["FID-1", "FID-3"],
+        || {
+            Flaw::none().texts(|text| {
+                let spoiled = text.replace("\\u0000", "");
+                let parsed = serde_json::from_str::<serde_json::Value>(&spoiled);
+                parsed.map_or(spoiled, |value| value.to_string())
+            })
+        },
+    ),
     Mutant::new("payload-compacted", "white space within a payload is lost", &["FID-3"], || {
         Flaw::none().texts(|text| {
             let outside = |text: &str| text.replace([' ', '\n', '\t', '\r'], "");
@@ -70,20 +91,30 @@ pub(super) const MUTANTS: &[Mutant] = &[
     }),
     Mutant::new("payload-keys-sorted", "keys are sorted and doubles dropped", &["FID-3"], || {
         Flaw::none().texts(|text| {
-            match serde_json::from_str::<std::collections::BTreeMap<String, &serde_json::value::RawValue>>(text) {
+            match serde_json::from_str::<
+                std::collections::BTreeMap<String, &serde_json::value::RawValue>,
+            >(text)
+            {
                 Ok(map) => serde_json::to_string(&map).unwrap_or_else(|_| text.to_owned()),
                 Err(_) => text.to_owned(),
             }
         })
     }),
-    Mutant::new("dollar-is-a-field-path", "a string that begins with $ is read as a path", &["FID-4"], || {
-        Flaw::none().texts(|text| text.replace("\"$", "\""))
-    }),
-    Mutant::new("dots-in-keys-become-underscores", "a key with a dot is mended", &["FID-4"], || {
-        Flaw::none().texts(|text| {
-            map_tokens(text, &|string| string.replace('.', "_"), &str::to_owned)
-        })
-    }),
+    Mutant::new(
+        "dollar-is-a-field-path",
+        "a string that begins with $ is read as a path",
+        &["FID-4"],
+        || Flaw::none().texts(|text| text.replace("\"$", "\"")),
+    ),
+    Mutant::new(
+        "dots-in-keys-become-underscores",
+        "a key with a dot is mended",
+        &["FID-4"],
+        || {
+            Flaw::none()
+                .texts(|text| map_tokens(text, &|string| string.replace('.', "_"), &str::to_owned))
+        },
+    ),
     Mutant::new("payload-of-64-kib", "a payload over 64 KiB becomes null", &["FID-5"], || {
         Flaw::none().texts(|text| match text.len() > 65_535 {
             true => "null".to_owned(),
@@ -103,14 +134,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(answers)
         })
     }),
-    Mutant::new("payload-limit-off-by-one", "a payload of exactly the limit is refused", &["FID-5"], || {
-        Flaw::none().insert(|world, jobs, now| {
-            match jobs.iter().any(|job| job.input.len() == 2 * 1024 * 1024) {
-                true => Err(Error::new(queue_core::ErrorKind::TooLarge, "too large by nothing")),
-                false => world.insert(jobs, now),
-            }
-        })
-    }),
+    Mutant::new(
+        "payload-limit-off-by-one",
+        "a payload of exactly the limit is refused",
+        &["FID-5"],
+        || {
+            Flaw::none().insert(|world, jobs, now| {
+                match jobs.iter().any(|job| job.input.len() == 2 * 1024 * 1024) {
+                    true => {
+                        Err(Error::new(queue_core::ErrorKind::TooLarge, "too large by nothing"))
+                    }
+                    false => world.insert(jobs, now),
+                }
+            })
+        },
+    ),
     Mutant::new("times-in-milliseconds", "times are kept in milliseconds", &["FID-6"], || {
         Flaw::none().reading(|job| {
             times(job, |at| at.as_micros().div_euclid(1_000) * 1_000);
@@ -140,14 +178,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new("names-with-quotes-doubled", "a quote in a name is doubled", &["FID-7"], || {
         Flaw::none().writing(|job| rename(job, &|text| text.replace('\'', "''")))
     }),
-    Mutant::new("names-end-at-a-semicolon", "what follows a semicolon in a name is lost", &["FID-7"], || {
-        Flaw::none().writing(|job| {
-            rename(job, &|text| match text.split_once(';') {
-                Some((before, _)) if !before.is_empty() => before.to_owned(),
-                _ => text.to_owned(),
-            });
-        })
-    }),
+    Mutant::new(
+        "names-end-at-a-semicolon",
+        "what follows a semicolon in a name is lost",
+        &["FID-7"],
+        || {
+            Flaw::none().writing(|job| {
+                rename(job, &|text| match text.split_once(';') {
+                    Some((before, _)) if !before.is_empty() => before.to_owned(),
+                    _ => text.to_owned(),
+                });
+            })
+        },
+    ),
     Mutant::new("names-trimmed", "white space around a name is lost", &["FID-7"], || {
         Flaw::none().writing(|job| rename(job, &|text| text.trim().to_owned()))
     }),
@@ -159,13 +202,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
-    Mutant::new("absent-output-is-null", "a job without output has the output null", &["FID-9"], || {
-        Flaw::none().changing(|was, is, _| {
-            if raw::ended(was, is, State::Completed) && is.row.output.is_none() {
-                is.row.output = Some(Payload::null());
-            }
-        })
-    }),
+    Mutant::new(
+        "absent-output-is-null",
+        "a job without output has the output null",
+        &["FID-9"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if raw::ended(was, is, State::Completed) && is.row.output.is_none() {
+                    is.row.output = Some(Payload::null());
+                }
+            })
+        },
+    ),
     Mutant::new("null-output-is-absent", "the output null is no output", &["FID-9"], || {
         Flaw::none().reading(|job| {
             job.output = job.output.take().filter(|output| output.as_str() != "null");
@@ -184,10 +232,9 @@ fn map_tokens(
     while let Some(first) = rest.chars().next() {
         let end = match first {
             '"' => string_end(rest),
-            '-' | '0'..='9' => {
-                rest.find(|c: char| !matches!(c, '-' | '+' | '.' | 'e' | 'E' | '0'..='9'))
-                    .unwrap_or(rest.len())
-            }
+            '-' | '0'..='9' => rest
+                .find(|c: char| !matches!(c, '-' | '+' | '.' | 'e' | 'E' | '0'..='9'))
+                .unwrap_or(rest.len()),
             other => other.len_utf8(),
         };
         let (token, after) = rest.split_at(end);

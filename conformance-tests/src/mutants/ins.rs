@@ -66,20 +66,30 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("insert-same-id-is-an-error", "the same id again is a key violation", &["INS-3"], || {
-        Flaw::none().insert(|world, jobs, now| {
-            match jobs.iter().any(|job| world.job(job.id).is_some()) {
-                true => Err(Error::new(ErrorKind::Backend, "duplicate key value")),
-                false => world.insert(jobs, now),
-            }
-        })
-    }),
-    Mutant::new("insert-empty-is-an-error", "a statement without rows is malformed", &["INS-4"], || {
-        Flaw::none().insert(|world, jobs, now| match jobs {
-            [] => Err(Error::new(ErrorKind::Backend, "syntax error at end of input")),
-            jobs => world.insert(jobs, now),
-        })
-    }),
+    Mutant::new(
+        "insert-same-id-is-an-error",
+        "the same id again is a key violation",
+        &["INS-3"],
+        || {
+            Flaw::none().insert(|world, jobs, now| {
+                match jobs.iter().any(|job| world.job(job.id).is_some()) {
+                    true => Err(Error::new(ErrorKind::Backend, "duplicate key value")),
+                    false => world.insert(jobs, now),
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "insert-empty-is-an-error",
+        "a statement without rows is malformed",
+        &["INS-4"],
+        || {
+            Flaw::none().insert(|world, jobs, now| match jobs {
+                [] => Err(Error::new(ErrorKind::Backend, "syntax error at end of input")),
+                jobs => world.insert(jobs, now),
+            })
+        },
+    ),
     Mutant::new(
         "insert-truncates-batch",
         "only the first 999 jobs of a call are stored, and all are acknowledged",
@@ -99,55 +109,72 @@ pub(super) const MUTANTS: &[Mutant] = &[
             false => world.insert(jobs, now),
         })
     }),
-    Mutant::new("unique-check-then-insert", "the key is looked up, then the job inserted", &["INS-6"], || {
-        Flaw::none().insert_racing(|store, jobs| {
-            async move {
-                let held = store.step(|world, now| {
-                    world.insert(&[], now)?;
-                    Capabilities::new(Reach::Process).check_new(jobs)?;
-                    Ok::<_, Error>(jobs.iter().map(|job| obstacle(world, job)).collect::<Vec<_>>())
-                })?;
-                if jobs.iter().any(|job| job.unique.is_some()) {
-                    store.pause().await;
-                }
-                store.step(|world, now| {
-                    let both = jobs.iter().zip(held);
-                    both.map(|(job, held)| match (held, job.unique.as_ref()) {
-                        (Some(holder), _) => Ok(Inserted::Existing(holder)),
-                        (None, Some(unique)) if unique.on_conflict == OnConflict::Return => {
-                            raw::insert_blindly(world, job, now)
-                        }
-                        _ => Ok(world.insert(std::slice::from_ref(job), now)?.remove(0)),
+    Mutant::new(
+        "unique-check-then-insert",
+        "the key is looked up, then the job inserted",
+        &["INS-6"],
+        || {
+            Flaw::none().insert_racing(|store, jobs| {
+                async move {
+                    let held = store.step(|world, now| {
+                        world.insert(&[], now)?;
+                        Capabilities::new(Reach::Process).check_new(jobs)?;
+                        Ok::<_, Error>(
+                            jobs.iter().map(|job| obstacle(world, job)).collect::<Vec<_>>(),
+                        )
+                    })?;
+                    if jobs.iter().any(|job| job.unique.is_some()) {
+                        store.pause().await;
+                    }
+                    store.step(|world, now| {
+                        let both = jobs.iter().zip(held);
+                        both.map(|(job, held)| match (held, job.unique.as_ref()) {
+                            (Some(holder), _) => Ok(Inserted::Existing(holder)),
+                            (None, Some(unique)) if unique.on_conflict == OnConflict::Return => {
+                                raw::insert_blindly(world, job, now)
+                            }
+                            _ => Ok(world.insert(std::slice::from_ref(job), now)?.remove(0)),
+                        })
+                        .collect()
                     })
-                    .collect()
+                }
+                .boxed()
+            })
+        },
+    ),
+    Mutant::new(
+        "unique-key-never-freed",
+        "a key stays taken after its job ended",
+        &["INS-7"],
+        || {
+            Flaw::none().insert(|world, jobs, now| {
+                insert_each(world, jobs, now, |world, job, now| {
+                    let key = &job.unique.as_ref()?.key;
+                    let same = |stored: &&queue_core::spec::Stored| {
+                        stored.row.control.unique.as_ref().is_some_and(|unique| unique.key == *key)
+                    };
+                    let holder = world.jobs().find(same).map(|stored| stored.row.id);
+                    let _ = now;
+                    holder.map(|holder| Ok(Inserted::Existing(holder)))
                 })
-            }
-            .boxed()
-        })
-    }),
-    Mutant::new("unique-key-never-freed", "a key stays taken after its job ended", &["INS-7"], || {
-        Flaw::none().insert(|world, jobs, now| {
-            insert_each(world, jobs, now, |world, job, now| {
-                let key = &job.unique.as_ref()?.key;
-                let same = |stored: &&queue_core::spec::Stored| {
-                    stored.row.control.unique.as_ref().is_some_and(|unique| unique.key == *key)
-                };
-                let holder = world.jobs().find(same).map(|stored| stored.row.id);
-                let _ = now;
-                holder.map(|holder| Ok(Inserted::Existing(holder)))
             })
-        })
-    }),
-    Mutant::new("unique-key-freed-by-claim", "a running job does not hold its key", &["INS-7"], || {
-        Flaw::none().insert(|world, jobs, now| {
-            insert_each(world, jobs, now, |world, job, now| {
-                let holder = world.key_holder(&job.unique.as_ref()?.key)?;
-                let running = world.job(holder)?.row.control.state == State::Running;
-                (running && world.job(job.id).is_none())
-                    .then(|| raw::insert_blindly(world, job, now))
+        },
+    ),
+    Mutant::new(
+        "unique-key-freed-by-claim",
+        "a running job does not hold its key",
+        &["INS-7"],
+        || {
+            Flaw::none().insert(|world, jobs, now| {
+                insert_each(world, jobs, now, |world, job, now| {
+                    let holder = world.key_holder(&job.unique.as_ref()?.key)?;
+                    let running = world.job(holder)?.row.control.state == State::Running;
+                    (running && world.job(job.id).is_none())
+                        .then(|| raw::insert_blindly(world, job, now))
+                })
             })
-        })
-    }),
+        },
+    ),
     Mutant::new(
         "unique-scope-is-always-live",
         "a key is freed when its job ends, whatever its scope says",
@@ -185,7 +212,8 @@ pub(super) const MUTANTS: &[Mutant] = &[
         || {
             Flaw::none().insert(|world, jobs, now| {
                 world.insert(&[], now)?;
-                let held: Vec<Option<JobId>> = jobs.iter().map(|job| obstacle(world, job)).collect();
+                let held: Vec<Option<JobId>> =
+                    jobs.iter().map(|job| obstacle(world, job)).collect();
                 let mut held = held.into_iter();
                 insert_each(world, jobs, now, |world, job, now| match held.next().flatten() {
                     Some(holder) => Some(Ok(Inserted::Existing(holder))),
@@ -210,13 +238,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("after-by-the-callers-clock", "a delay counts from the caller's clock", &["INS-9"], || {
-        Flaw::none().writing(|job| {
-            if let When::After(delay) = job.when {
-                job.when = When::At(Clock::system().now().plus(delay));
-            }
-        })
-    }),
+    Mutant::new(
+        "after-by-the-callers-clock",
+        "a delay counts from the caller's clock",
+        &["INS-9"],
+        || {
+            Flaw::none().writing(|job| {
+                if let When::After(delay) = job.when {
+                    job.when = When::At(Clock::system().now().plus(delay));
+                }
+            })
+        },
+    ),
     Mutant::new("after-is-now", "a delay is ignored", &["INS-9"], || {
         Flaw::none().writing(|job| {
             if matches!(job.when, When::After(_)) {
@@ -228,9 +261,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
         "invalid-batch-half-stored",
         "the jobs before the malformed one are stored",
         &["INS-10"],
-        || {
-            Flaw::none().insert(|world, jobs, now| insert_each(world, jobs, now, |_, _, _| None))
-        },
+        || Flaw::none().insert(|world, jobs, now| insert_each(world, jobs, now, |_, _, _| None)),
     ),
     Mutant::new(
         "control-characters-are-dropped",
@@ -246,13 +277,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("oversized-input-is-dropped", "an input over the limit becomes null", &["INS-10"], || {
-        Flaw::none().writing(|job| {
-            if job.input.len() > 2 * 1024 * 1024 {
-                job.input = Payload::null();
-            }
-        })
-    }),
+    Mutant::new(
+        "oversized-input-is-dropped",
+        "an input over the limit becomes null",
+        &["INS-10"],
+        || {
+            Flaw::none().writing(|job| {
+                if job.input.len() > 2 * 1024 * 1024 {
+                    job.input = Payload::null();
+                }
+            })
+        },
+    ),
 ];
 
 /// The job that keeps this one from being inserted, as a look at the store tells.

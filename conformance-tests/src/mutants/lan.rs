@@ -7,40 +7,52 @@ use queue_core::{
 use super::{Flaw, Mutant, raw};
 
 pub(super) const MUTANTS: &[Mutant] = &[
-    Mutant::new("lane-limit-per-batch", "the limit of a lane holds within one claim only", &["LAN-1"], || {
-        Flaw::none().claim(|world, request, now| {
-            request.check()?;
-            if let Some(repeated) = world.repeated_claim(request, now) {
-                return Ok(repeated);
-            }
-            let picked = without_slots(world).pick(request, now);
-            Ok(raw::take(world, &picked, request, now))
-        })
-    }),
-    Mutant::new("lane-count-then-claim", "the running jobs are counted, then the job claimed", &["LAN-1"], || {
-        Flaw::none().claim_racing(|store, request| {
-            async move {
+    Mutant::new(
+        "lane-limit-per-batch",
+        "the limit of a lane holds within one claim only",
+        &["LAN-1"],
+        || {
+            Flaw::none().claim(|world, request, now| {
                 request.check()?;
-                let picked = store.step(|world, now| match world.repeated_claim(request, now) {
-                    Some(repeated) => Err(repeated),
-                    None => Ok(world.pick(request, now)),
-                });
-                match picked {
-                    Err(repeated) => Ok(repeated),
-                    Ok(mut picked) => {
-                        store.pause().await;
-                        Ok(store.step(|world, now| {
-                            picked.retain(|(id, _)| {
-                                raw::stored(world, *id).row.control.state == State::Waiting
-                            });
-                            raw::take(world, &picked, request, now)
-                        }))
-                    }
+                if let Some(repeated) = world.repeated_claim(request, now) {
+                    return Ok(repeated);
                 }
-            }
-            .boxed()
-        })
-    }),
+                let picked = without_slots(world).pick(request, now);
+                Ok(raw::take(world, &picked, request, now))
+            })
+        },
+    ),
+    Mutant::new(
+        "lane-count-then-claim",
+        "the running jobs are counted, then others claimed",
+        &["LAN-1"],
+        || {
+            Flaw::none().claim_racing(|store, request| {
+                async move {
+                    request.check()?;
+                    let counted =
+                        store.step(|world, now| match world.repeated_claim(request, now) {
+                            Some(repeated) => Err(repeated),
+                            None => Ok(full_lanes(world)),
+                        });
+                    let full = match counted {
+                        Err(repeated) => return Ok(repeated),
+                        Ok(full) => full,
+                    };
+                    store.pause().await;
+                    Ok(store.step(|world, now| {
+                        let mut picked = without_slots(world).pick(request, now);
+                        picked.retain(|(id, _)| {
+                            let lane = raw::stored(world, *id).row.control.lane;
+                            lane.is_none_or(|lane| !full.contains(&lane.key))
+                        });
+                        raw::take(world, &picked, request, now)
+                    }))
+                }
+                .boxed()
+            })
+        },
+    ),
     Mutant::new("lanes-ignored", "lanes have no limit", &["LAN-1"], || {
         Flaw::none().writing(|job| job.lane = None)
     }),
@@ -83,9 +95,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new("slot-leaked-by-reap", "a reaped job keeps its slot", &["LAN-3"], || {
         leaking(raw::crashed)
     }),
-    Mutant::new("backoff-holds-the-slot", "a job that waits for its retry keeps its slot", &["LAN-4"], || {
-        leaking(raw::retried)
-    }),
+    Mutant::new(
+        "backoff-holds-the-slot",
+        "a job that waits for its retry keeps its slot",
+        &["LAN-4"],
+        || leaking(raw::retried),
+    ),
     Mutant::new("lane-is-lifo", "the newest job of a lane goes first", &["LAN-5"], || {
         Flaw::none().claim(|world, request, now| {
             let mut turned = request.clone();
@@ -95,8 +110,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             };
             let turned = raw::due(world, &turned, now);
             raw::claim_by(world, request, now, |world, picked| {
-                let laned =
-                    |id: JobId| raw::stored(world, id).row.control.lane.is_some();
+                let laned = |id: JobId| raw::stored(world, id).row.control.lane.is_some();
                 picked.retain(|(id, _)| !laned(*id));
                 picked.extend(turned.into_iter().filter(|(id, _)| laned(*id)));
             })
@@ -108,8 +122,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             fifo.order = Order::Fifo;
             let fifo = raw::due(world, &fifo, now);
             raw::claim_by(world, request, now, |world, picked| {
-                let laned =
-                    |id: JobId| raw::stored(world, id).row.control.lane.is_some();
+                let laned = |id: JobId| raw::stored(world, id).row.control.lane.is_some();
                 picked.retain(|(id, _)| !laned(*id));
                 picked.extend(fifo.into_iter().filter(|(id, _)| laned(*id)));
             })
@@ -127,15 +140,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("supersede-deletes-finished", "superseding deletes ended jobs of the key", &["LAN-6"], || {
-        superseding(|world, job, _| {
-            for old in of_key(world, job) {
-                if raw::stored(world, old).row.control.state.is_final() {
-                    world.take(old);
+    Mutant::new(
+        "supersede-deletes-finished",
+        "superseding deletes ended jobs of the key",
+        &["LAN-6"],
+        || {
+            superseding(|world, job, _| {
+                for old in of_key(world, job) {
+                    if raw::stored(world, old).row.control.state.is_final() {
+                        world.take(old);
+                    }
                 }
-            }
-        })
-    }),
+            })
+        },
+    ),
     Mutant::new("supersede-keeps-the-old", "superseding cancels nothing", &["LAN-6"], || {
         superseding(|world, job, _| {
             for old in of_key(world, job) {
@@ -180,6 +198,16 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
 ];
 
+/// The lanes in which no further job may start.
+fn full_lanes(world: &World) -> Vec<String> {
+    let running = world.running().filter_map(|id| world.job(id)?.row.control.lane.clone());
+    let running: Vec<_> = running.collect();
+    let full = |lane: &&queue_core::Lane| {
+        running.iter().filter(|other| other.key == lane.key).count() >= lane.limit.get() as usize
+    };
+    running.iter().filter(full).map(|lane| lane.key.clone()).collect()
+}
+
 /// The world as if no running job held a slot.
 fn without_slots(world: &World) -> World {
     let mut free = world.clone();
@@ -222,9 +250,7 @@ fn of_key(world: &World, job: &NewJob) -> Vec<JobId> {
 }
 
 /// An insert that does something to the jobs of a key before it supersedes.
-fn superseding(
-    first: impl Fn(&mut World, &NewJob, Timestamp) + Send + Sync + 'static,
-) -> Flaw {
+fn superseding(first: impl Fn(&mut World, &NewJob, Timestamp) + Send + Sync + 'static) -> Flaw {
     Flaw::none().insert(move |world, jobs, now| {
         let insert = |job: &NewJob| {
             if supersedes(job) && world.job(job.id).is_none() {

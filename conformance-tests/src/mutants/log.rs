@@ -8,8 +8,8 @@ use std::{
 
 use futures::FutureExt;
 use queue_core::{
-    EntryId, Error, ErrorKind, JobId, JobUpdate, Judgement, LogEntry, LogRead,
-    Outcome, Payload, Seq, Version,
+    EntryId, Error, ErrorKind, JobId, JobUpdate, Judgement, LogEntry, LogRead, Outcome, Payload,
+    Seq, Version,
     spec::{Stored, World},
 };
 
@@ -99,40 +99,54 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("log-duplicate-is-an-error", "an entry appended twice is a violation", &["LOG-2"], || {
-        Flaw::none().update(|world, updates, now| {
-            let twice = updates.iter().any(|update| {
-                let stored = world.job(update.id);
-                stored.is_some_and(|stored| {
-                    update.patch.log.iter().any(|new| stored.log.iter().any(|old| old.id == new.id))
-                })
-            });
-            match twice {
-                true => Err(Error::new(ErrorKind::Backend, "duplicate key value")),
-                false => world.update(updates, now),
-            }
-        })
-    }),
+    Mutant::new(
+        "log-duplicate-is-an-error",
+        "an entry appended twice is a violation",
+        &["LOG-2"],
+        || {
+            Flaw::none().update(|world, updates, now| {
+                let twice = updates.iter().any(|update| {
+                    let stored = world.job(update.id);
+                    stored.is_some_and(|stored| {
+                        update
+                            .patch
+                            .log
+                            .iter()
+                            .any(|new| stored.log.iter().any(|old| old.id == new.id))
+                    })
+                });
+                match twice {
+                    true => Err(Error::new(ErrorKind::Backend, "duplicate key value")),
+                    false => world.update(updates, now),
+                }
+            })
+        },
+    ),
     Mutant::new("log-ids-by-the-store", "the store mints the ids of entries", &["LOG-2"], || {
         Flaw::none().patching(|update| {
             update.patch.log.iter_mut().for_each(|entry| entry.id = EntryId::new());
         })
     }),
-    Mutant::new("log-duplicate-hides-the-rest", "a known entry drops its whole call", &["LOG-2"], || {
-        Flaw::none().update(|world, updates, now| {
-            let mut updates = updates.to_vec();
-            for update in &mut updates {
-                let known = world.job(update.id).is_some_and(|stored| {
-                    let has = |id| stored.log.iter().any(|entry| entry.id == id);
-                    update.patch.log.iter().any(|entry| has(entry.id))
-                });
-                if known {
-                    update.patch.log.clear();
+    Mutant::new(
+        "log-duplicate-hides-the-rest",
+        "a known entry drops its whole call",
+        &["LOG-2"],
+        || {
+            Flaw::none().update(|world, updates, now| {
+                let mut updates = updates.to_vec();
+                for update in &mut updates {
+                    let known = world.job(update.id).is_some_and(|stored| {
+                        let has = |id| stored.log.iter().any(|entry| entry.id == id);
+                        update.patch.log.iter().any(|entry| has(entry.id))
+                    });
+                    if known {
+                        update.patch.log.clear();
+                    }
                 }
-            }
-            world.update(&updates, now)
-        })
-    }),
+                world.update(&updates, now)
+            })
+        },
+    ),
     Mutant::new("log-upserts", "an entry appended again gets the new body", &["LOG-3"], || {
         Flaw::none().update(|world, updates, now| {
             let outcomes = world.update(updates, now)?;
@@ -151,14 +165,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
-    Mutant::new("progress-drops-last-entry", "reporting progress drops an entry", &["LOG-5"], || {
-        Flaw::none().changing(|was, is, _| {
-            if was.row.progress != is.row.progress && was.log.len() == is.log.len() {
-                is.row.control.log_len = is.row.control.log_len.saturating_sub(1);
-                is.log.pop();
-            }
-        })
-    }),
+    Mutant::new(
+        "progress-drops-last-entry",
+        "reporting progress drops an entry",
+        &["LOG-5"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if was.row.progress != is.row.progress && was.log.len() == is.log.len() {
+                    is.row.control.log_len = is.row.control.log_len.saturating_sub(1);
+                    is.log.pop();
+                }
+            })
+        },
+    ),
     Mutant::new(
         "fields-then-log",
         "the fields are written first, the log in a second statement",
@@ -221,26 +240,36 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("conflict-appends", "a stale version keeps the fields and lets the log in", &["LOG-7"], || {
-        Flaw::none().update(|world, updates, now| {
-            let outcomes = world.update(updates, now)?;
-            for (update, outcome) in updates.iter().zip(&outcomes) {
-                if matches!(outcome, Outcome::Conflict { .. }) {
-                    world.edit(update.id, |stored| stored.append(&update.patch.log, now));
+    Mutant::new(
+        "conflict-appends",
+        "a stale version keeps the fields and lets the log in",
+        &["LOG-7"],
+        || {
+            Flaw::none().update(|world, updates, now| {
+                let outcomes = world.update(updates, now)?;
+                for (update, outcome) in updates.iter().zip(&outcomes) {
+                    if matches!(outcome, Outcome::Conflict { .. }) {
+                        world.edit(update.id, |stored| stored.append(&update.patch.log, now));
+                    }
                 }
-            }
-            Ok(outcomes)
-        })
-    }),
-    Mutant::new("after-is-inclusive", "After(seq) returns the entry at seq again", &["LOG-8"], || {
-        Flaw::none().get(|world, ids, log, _| {
-            let log = match *log {
-                LogRead::After(Seq(seq)) => LogRead::After(Seq(seq.saturating_sub(1))),
-                log => log,
-            };
-            Ok(world.get(ids, log))
-        })
-    }),
+                Ok(outcomes)
+            })
+        },
+    ),
+    Mutant::new(
+        "after-is-inclusive",
+        "After(seq) returns the entry at seq again",
+        &["LOG-8"],
+        || {
+            Flaw::none().get(|world, ids, log, _| {
+                let log = match *log {
+                    LogRead::After(Seq(seq)) => LogRead::After(Seq(seq.saturating_sub(1))),
+                    log => log,
+                };
+                Ok(world.get(ids, log))
+            })
+        },
+    ),
     Mutant::new("seq-from-zero", "positions begin at 0", &["LOG-8"], || {
         Flaw::none().reading(|job| job.log.iter_mut().for_each(|entry| entry.seq.0 -= 1))
     }),
@@ -288,13 +317,13 @@ pub(super) const MUTANTS: &[Mutant] = &[
     }),
     Mutant::new(
         "reads-alternate-with-a-replica",
-        "every other read comes from a replica that lags one entry behind",
+        "every third read comes from a replica that has half of the log",
         &["LOG-9"],
         || {
             let reads = AtomicU64::new(0);
             Flaw::none().reading(move |job| {
-                if reads.fetch_add(1, Ordering::SeqCst) % 2 == 1 {
-                    job.log.pop();
+                if reads.fetch_add(1, Ordering::SeqCst) % 3 == 2 {
+                    job.log.truncate(job.log.len() / 2);
                 }
             })
         },
@@ -369,17 +398,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 })
         },
     ),
-    Mutant::new("append-to-nothing-is-applied", "an append to no job is acknowledged", &["LOG-13"], || {
-        Flaw::none().update(|world, updates, now| {
-            let mut outcomes = world.update(updates, now)?;
-            for (update, outcome) in updates.iter().zip(&mut outcomes) {
-                if *outcome == Outcome::Missing && !update.patch.log.is_empty() {
-                    *outcome = raw::applied();
+    Mutant::new(
+        "append-to-nothing-is-applied",
+        "an append to no job is acknowledged",
+        &["LOG-13"],
+        || {
+            Flaw::none().update(|world, updates, now| {
+                let mut outcomes = world.update(updates, now)?;
+                for (update, outcome) in updates.iter().zip(&mut outcomes) {
+                    if *outcome == Outcome::Missing && !update.patch.log.is_empty() {
+                        *outcome = raw::applied();
+                    }
                 }
-            }
-            Ok(outcomes)
-        })
-    }),
+                Ok(outcomes)
+            })
+        },
+    ),
     Mutant::new(
         "entry-ids-are-global",
         "an entry id that any job has is passed over",
@@ -415,4 +449,3 @@ fn overwrite(stored: &mut Stored, update: &JobUpdate) {
         known.for_each(|entry| entry.body = new.body.clone());
     }
 }
-

@@ -8,28 +8,43 @@ use queue_core::{
 use super::{Flaw, Mutant, raw};
 
 pub(super) const MUTANTS: &[Mutant] = &[
-    Mutant::new("heartbeat-adds-to-the-lease", "a heartbeat adds to the old end of the lease", &["LSE-1"], || {
-        Flaw::none().changing(|was, is, now| {
-            let (old, new) = (was.row.control.lease_until, is.row.control.lease_until);
-            if let (Some(old), Some(new)) = (old, new)
-                && old != new
-            {
-                is.row.control.lease_until = Some(old.plus(now.until(new)));
-            }
-        })
-    }),
-    Mutant::new("heartbeat-does-nothing", "a heartbeat is acknowledged and not stored", &["LSE-1"], || {
-        Flaw::none().changing(|was, is, _| {
-            if was.row.control.lease_until.is_some() && is.row.control.lease_until.is_some() {
-                is.row.control.lease_until = was.row.control.lease_until;
-            }
-        })
-    }),
-    Mutant::new("heartbeat-of-a-fixed-length", "a heartbeat renews for 15 s whatever it says", &["LSE-1"], || {
-        Flaw::none().heartbeat(|world, held, _, now| {
-            world.heartbeat(held, Duration::from_secs(15), now)
-        })
-    }),
+    Mutant::new(
+        "heartbeat-adds-to-the-lease",
+        "a heartbeat adds to the old end of the lease",
+        &["LSE-1"],
+        || {
+            Flaw::none().changing(|was, is, now| {
+                let (old, new) = (was.row.control.lease_until, is.row.control.lease_until);
+                if let (Some(old), Some(new)) = (old, new)
+                    && old != new
+                {
+                    is.row.control.lease_until = Some(old.plus(now.until(new)));
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "heartbeat-does-nothing",
+        "a heartbeat is acknowledged and not stored",
+        &["LSE-1"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if was.row.control.lease_until.is_some() && is.row.control.lease_until.is_some() {
+                    is.row.control.lease_until = was.row.control.lease_until;
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "heartbeat-of-a-fixed-length",
+        "a heartbeat renews for 15 s whatever it says",
+        &["LSE-1"],
+        || {
+            Flaw::none().heartbeat(|world, held, _, now| {
+                world.heartbeat(held, Duration::from_secs(15), now)
+            })
+        },
+    ),
     Mutant::new("heartbeat-revives", "a heartbeat takes a lost job back", &["LSE-2"], || {
         Flaw::none().heartbeat(|world, held, lease, now| {
             for held in held {
@@ -62,25 +77,40 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         })
     }),
-    Mutant::new("reap-by-start-time", "jobs are reaped by their start, not by their lease", &["LSE-4"], || {
-        reaping(|world, now| {
-            select(world, |control| control.started_at.is_some_and(|started| started < now))
-        })
-    }),
-    Mutant::new("reap-takes-all", "every running job is reaped", &["LSE-4"], || {
+    Mutant::new(
+        "reap-by-start-time",
+        "jobs are reaped by their start, not by their lease",
+        &["LSE-4"],
+        || {
+            reaping(|world, now| {
+                select(world, |control| control.started_at.is_some_and(|started| started < now))
+            })
+        },
+    ),
+    Mutant::new("reap-takes-all", "every running job is reaped", &["LSE-4", "MOD-1"], || {
         reaping(|world, _| select(world, |_| true))
     }),
-    Mutant::new("reap-end-exclusive", "a lease that ends this instant is not over", &["LSE-4"], || {
-        reaping(|world, now| {
-            select(world, |control| control.lease_until.is_some_and(|until| until < now))
-        })
-    }),
-    Mutant::new("reap-a-microsecond-early", "a lease is over a microsecond early", &["LSE-4"], || {
-        reaping(|world, now| {
-            let soon = now.plus(Duration::from_micros(1));
-            select(world, |control| control.is_expired(soon))
-        })
-    }),
+    Mutant::new(
+        "reap-end-exclusive",
+        "a lease that ends this instant is not over",
+        &["LSE-4"],
+        || {
+            reaping(|world, now| {
+                select(world, |control| control.lease_until.is_some_and(|until| until < now))
+            })
+        },
+    ),
+    Mutant::new(
+        "reap-a-microsecond-early",
+        "a lease is over a microsecond early",
+        &["LSE-4"],
+        || {
+            reaping(|world, now| {
+                let soon = now.plus(Duration::from_micros(1));
+                select(world, |control| control.is_expired(soon))
+            })
+        },
+    ),
     Mutant::new("reap-ignores-limit", "a reap takes more than its limit", &["LSE-4"], || {
         Flaw::none().reap(|world, _, now| Ok(world.reap(NonZeroU32::MAX, now)))
     }),
@@ -92,18 +122,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(expired.into_iter().filter_map(|id| world.reap_one(id, now)).collect())
         })
     }),
-    Mutant::new("guard-by-holder-name", "a write is checked by the holder's name alone", &["LSE-5"], || {
-        Flaw::none().update(|world, updates, now| {
-            raw::update_by(world, updates, now, |world, update| {
-                let held = world.job(update.id)?.row.control.holder.is_some();
-                (held && matches!(update.guard, Guard::Fence(_)))
-                    .then(|| raw::force(world, update, now))
+    Mutant::new(
+        "guard-by-holder-name",
+        "a write is checked by the holder's name alone",
+        &["LSE-5"],
+        || {
+            Flaw::none().update(|world, updates, now| {
+                raw::update_by(world, updates, now, |world, update| {
+                    let held = world.job(update.id)?.row.control.holder.is_some();
+                    (held && matches!(update.guard, Guard::Fence(_)))
+                        .then(|| raw::force(world, update, now))
+                })
             })
-        })
-    }),
-    Mutant::new("reapers-select-then-update", "two reapers count one crash twice", &["LSE-6"], || {
-        racing_reap(|state| state != State::Running)
-    }),
+        },
+    ),
+    Mutant::new(
+        "reapers-select-then-update",
+        "two reapers count one crash twice",
+        &["LSE-6"],
+        || racing_reap(|state| state != State::Running),
+    ),
     Mutant::new(
         "reap-overwrites-the-end",
         "a reaper writes over the completion that came between",
@@ -119,26 +157,36 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
-    Mutant::new("one-crash-too-few", "a job fails at max_crashes instead of past it", &["LSE-8"], || {
-        Flaw::none().changing(|was, is, now| {
-            let crashed = raw::crashed(was, is);
-            let control = &mut is.row.control;
-            if crashed
-                && control.crashes >= control.max_crashes
-                && control.state == State::Waiting
-            {
-                control.state = State::Failed;
-                control.finished_at = Some(now);
-            }
-        })
-    }),
-    Mutant::new("crash-leaves-no-error", "a job that crashed too often does not say so", &["LSE-8"], || {
-        Flaw::none().changing(|was, is, _| {
-            if raw::crashed(was, is) {
-                is.row.error = None;
-            }
-        })
-    }),
+    Mutant::new(
+        "one-crash-too-few",
+        "a job fails at max_crashes instead of past it",
+        &["LSE-8"],
+        || {
+            Flaw::none().changing(|was, is, now| {
+                let crashed = raw::crashed(was, is);
+                let control = &mut is.row.control;
+                if crashed
+                    && control.crashes >= control.max_crashes
+                    && control.state == State::Waiting
+                {
+                    control.state = State::Failed;
+                    control.finished_at = Some(now);
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "crash-leaves-no-error",
+        "a job that crashed too often does not say so",
+        &["LSE-8"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if raw::crashed(was, is) {
+                    is.row.error = None;
+                }
+            })
+        },
+    ),
     Mutant::new("crash-uses-an-attempt", "a lost lease uses up the attempt", &["LSE-8"], || {
         Flaw::none().changing(|was, is, _| {
             if raw::crashed(was, is) {
@@ -158,35 +206,53 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(outcomes)
         })
     }),
-    Mutant::new("lease-by-the-callers-clock", "the end of a lease is computed by the caller", &["LSE-10"], || {
-        Flaw::none().changing(|was, is, now| {
-            let (old, new) = (was.row.control.lease_until, is.row.control.lease_until);
-            if let Some(until) = new
-                && old != new
-            {
-                is.row.control.lease_until = Some(Clock::system().now().plus(now.until(until)));
-            }
-        })
-    }),
-    Mutant::new("reap-by-the-callers-clock", "whether a lease is over is judged by the caller", &["LSE-10"], || {
-        Flaw::none().reap(|world, limit, _| Ok(world.reap(*limit, Clock::system().now())))
-    }),
-    Mutant::new("fence-is-the-attempt", "the fence is the number of the attempt", &["LSE-11"], || {
-        Flaw::none().changing(|was, is, _| {
-            if raw::claimed(was, is) {
-                is.row.control.fence = Fence::new(is.row.control.attempt.into(), Uuid::nil());
-            }
-        })
-    }),
-    Mutant::new("release-resets-the-fence", "a released job forgets its fence", &["LSE-11"], || {
-        Flaw::none().changing(|was, is, _| {
-            if raw::released(was, is) {
-                is.row.control.fence = Fence::default();
-            } else if raw::claimed(was, is) {
-                is.row.control.fence.nonce = Uuid::nil();
-            }
-        })
-    }),
+    Mutant::new(
+        "lease-by-the-callers-clock",
+        "the end of a lease is computed by the caller",
+        &["LSE-10"],
+        || {
+            Flaw::none().changing(|was, is, now| {
+                let (old, new) = (was.row.control.lease_until, is.row.control.lease_until);
+                if let Some(until) = new
+                    && old != new
+                {
+                    is.row.control.lease_until = Some(Clock::system().now().plus(now.until(until)));
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "reap-by-the-callers-clock",
+        "whether a lease is over is judged by the caller",
+        &["LSE-10"],
+        || Flaw::none().reap(|world, limit, _| Ok(world.reap(*limit, Clock::system().now()))),
+    ),
+    Mutant::new(
+        "fence-is-the-attempt",
+        "the fence is the number of the attempt",
+        &["LSE-11"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if raw::claimed(was, is) {
+                    is.row.control.fence = Fence::new(is.row.control.attempt.into(), Uuid::nil());
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "release-resets-the-fence",
+        "a released job forgets its fence",
+        &["LSE-11"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                if raw::released(was, is) {
+                    is.row.control.fence = Fence::default();
+                } else if raw::claimed(was, is) {
+                    is.row.control.fence.nonce = Uuid::nil();
+                }
+            })
+        },
+    ),
 ];
 
 /// The running jobs that this condition picks, the earliest end of a lease first.

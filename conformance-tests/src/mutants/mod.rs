@@ -7,6 +7,7 @@
 mod can;
 mod clm;
 mod del;
+mod edit;
 mod fid;
 mod flaw;
 mod ins;
@@ -71,11 +72,12 @@ impl Harness for Mutant {
 
 /// All mutants, group by group.
 pub fn mutants() -> Vec<Mutant> {
-    let groups: [&[Mutant]; 12] = [
+    let groups: [&[Mutant]; 13] = [
         ins::MUTANTS,
         clm::MUTANTS,
         log::MUTANTS,
         upd::MUTANTS,
+        edit::MUTANTS,
         lse::MUTANTS,
         can::MUTANTS,
         lan::MUTANTS,

@@ -27,14 +27,19 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(world.get(&sorted, *log))
         })
     }),
-    Mutant::new("get-collapses-duplicates", "an id asked for twice is answered once", &["REA-1"], || {
-        Flaw::none().get(|world, ids, log, _| {
-            let mut jobs = world.get(ids, *log);
-            let seen = |i: usize| ids[..i].contains(&ids[i]);
-            (0..ids.len()).filter(|i| seen(*i)).for_each(|i| jobs[i] = None);
-            Ok(jobs)
-        })
-    }),
+    Mutant::new(
+        "get-collapses-duplicates",
+        "an id asked for twice is answered once",
+        &["REA-1"],
+        || {
+            Flaw::none().get(|world, ids, log, _| {
+                let mut jobs = world.get(ids, *log);
+                let seen = |i: usize| ids[..i].contains(&ids[i]);
+                (0..ids.len()).filter(|i| seen(*i)).for_each(|i| jobs[i] = None);
+                Ok(jobs)
+            })
+        },
+    ),
     Mutant::new("filter-any-label", "one of several labels is enough", &["REA-2"], || {
         filtering(|filter| {
             let first = filter.labels.pop_first();
@@ -55,15 +60,21 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
-    Mutant::new("filter-ignores-states", "listings ignore the states asked for", &["REA-2"], || {
-        filtering(|filter| filter.states = States::ALL)
-    }),
+    Mutant::new(
+        "filter-ignores-states",
+        "listings ignore the states asked for",
+        &["REA-2"],
+        || filtering(|filter| filter.states = States::ALL),
+    ),
     Mutant::new("filter-ignores-kinds", "listings ignore the kinds asked for", &["REA-2"], || {
         filtering(|filter| filter.kinds = None)
     }),
-    Mutant::new("filter-empty-list-is-all", "an empty list of queues matches all", &["REA-2"], || {
-        filtering(|filter| filter.queues = filter.queues.take().filter(|list| !list.is_empty()))
-    }),
+    Mutant::new(
+        "filter-empty-list-is-all",
+        "an empty list of queues matches all",
+        &["REA-2"],
+        || filtering(|filter| filter.queues = filter.queues.take().filter(|list| !list.is_empty())),
+    ),
     Mutant::new(
         "filter-finished-includes-live",
         "a bound on the end lets through jobs that have not ended",
@@ -95,18 +106,23 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(Page::new(page.items, next))
         })
     }),
-    Mutant::new("cursor-is-inclusive", "a page begins with the last job of the one before", &["REA-3"], || {
-        Flaw::none().find(|world, query, _| {
-            let page = world.find(query)?;
-            let cursor = query.after.and_then(|cursor| world.job(cursor.id));
-            let Some(again) = cursor.filter(|_| query.limit > NonZeroU32::MIN) else {
-                return Ok(page);
-            };
-            let mut items = page.items;
-            items.insert(0, again.row.clone().into_job(Vec::new()));
-            Ok(cut(items, query))
-        })
-    }),
+    Mutant::new(
+        "cursor-is-inclusive",
+        "a page begins with the last job of the one before",
+        &["REA-3"],
+        || {
+            Flaw::none().find(|world, query, _| {
+                let page = world.find(query)?;
+                let cursor = query.after.and_then(|cursor| world.job(cursor.id));
+                let Some(again) = cursor.filter(|_| query.limit > NonZeroU32::MIN) else {
+                    return Ok(page);
+                };
+                let mut items = page.items;
+                items.insert(0, again.row.clone().into_job(Vec::new()));
+                Ok(cut(items, query))
+            })
+        },
+    ),
     Mutant::new(
         "cursor-by-time-alone",
         "jobs of the cursor's own instant are passed over",
@@ -141,7 +157,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             _ => world.find(query),
         })
     }),
-    Mutant::new("tally-is-off", "a tally misses one job", &["REA-5"], || {
+    Mutant::new("tally-is-off", "a tally misses one job", &["REA-5", "MOD-1"], || {
         Flaw::none().tally(|world, filter, _| {
             let mut tallies = world.tally(filter)?;
             if let Some(tally) = tallies.first_mut() {
@@ -177,31 +193,46 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(page)
         })
     }),
-    Mutant::new("reads-are-cached", "a job read once is read the same for ever", &["REA-7"], || {
-        let cache: Mutex<HashMap<JobId, Job>> = Mutex::default();
-        Flaw::none().get(move |world, ids, log, _| {
-            let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut jobs = world.get(ids, *log);
-            for job in jobs.iter_mut().flatten() {
-                *job = cache.entry(job.id).or_insert_with(|| job.clone()).clone();
-            }
-            Ok(jobs)
-        })
-    }),
-    Mutant::new("listing-lags", "a listing shows the jobs as the listing before met them", &["REA-7"], || {
-        let last: Mutex<World> = Mutex::default();
-        Flaw::none().find(move |world, query, _| {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *last, world.clone()).find(query)
-        })
-    }),
-    Mutant::new("page-limit-clamped", "a page that is too large is cut silently", &["REA-8"], || {
-        Flaw::none().find(|world, query, _| {
-            let mut clamped = query.clone();
-            clamped.limit = query.limit.min(MAX_PAGE);
-            world.find(&clamped)
-        })
-    }),
+    Mutant::new(
+        "reads-are-cached",
+        "a job read once is read the same for ever",
+        &["REA-7"],
+        || {
+            let cache: Mutex<HashMap<JobId, Job>> = Mutex::default();
+            Flaw::none().get(move |world, ids, log, _| {
+                let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut jobs = world.get(ids, *log);
+                for job in jobs.iter_mut().flatten() {
+                    *job = cache.entry(job.id).or_insert_with(|| job.clone()).clone();
+                }
+                Ok(jobs)
+            })
+        },
+    ),
+    Mutant::new(
+        "listing-lags",
+        "a listing shows the jobs as the listing before met them",
+        &["REA-7"],
+        || {
+            let last: Mutex<World> = Mutex::default();
+            Flaw::none().find(move |world, query, _| {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::replace(&mut *last, world.clone()).find(query)
+            })
+        },
+    ),
+    Mutant::new(
+        "page-limit-clamped",
+        "a page that is too large is cut silently",
+        &["REA-8"],
+        || {
+            Flaw::none().find(|world, query, _| {
+                let mut clamped = query.clone();
+                clamped.limit = query.limit.min(MAX_PAGE);
+                world.find(&clamped)
+            })
+        },
+    ),
     Mutant::new("page-of-at-most-50", "a page never has more than 50 jobs", &["REA-8"], || {
         Flaw::none().find(|world, query, _| {
             query.check()?;

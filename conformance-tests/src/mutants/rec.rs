@@ -9,25 +9,30 @@ use queue_core::{Ack, Outcome, PAUSED_QUEUE, Version, spec::World};
 use super::{Flaw, Mutant};
 
 pub(super) const MUTANTS: &[Mutant] = &[
-    Mutant::new("record-check-then-put", "the version is checked, then the record put", &["REC-1"], || {
-        Flaw::none().put_record_racing(|store, record, expect| {
-            async move {
-                record.check()?;
-                let checked = store.step(|world, now| {
-                    let mut trial = world.clone();
-                    trial.put_record(record, *expect, now)
-                })?;
-                store.pause().await;
-                match checked {
-                    Outcome::Applied(_) => {
-                        store.step(|world, now| world.put_record(record, None, now))
+    Mutant::new(
+        "record-check-then-put",
+        "the version is checked, then the record put",
+        &["REC-1"],
+        || {
+            Flaw::none().put_record_racing(|store, record, expect| {
+                async move {
+                    record.check()?;
+                    let checked = store.step(|world, now| {
+                        let mut trial = world.clone();
+                        trial.put_record(record, *expect, now)
+                    })?;
+                    store.pause().await;
+                    match checked {
+                        Outcome::Applied(_) => {
+                            store.step(|world, now| world.put_record(record, None, now))
+                        }
+                        refused => Ok(refused),
                     }
-                    refused => Ok(refused),
                 }
-            }
-            .boxed()
-        })
-    }),
+                .boxed()
+            })
+        },
+    ),
     Mutant::new("record-ignores-version", "a record is always put", &["REC-1"], || {
         Flaw::none().put_record(|world, record, _, now| world.put_record(record, None, now))
     }),
@@ -89,13 +94,18 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(all.filter(|record| record.key.to_lowercase().starts_with(&prefix)).collect())
         })
     }),
-    Mutant::new("records-unsorted", "records come by the time of their last put", &["REC-2"], || {
-        Flaw::none().records(|world, prefix, _| {
-            let mut records = world.records(prefix);
-            records.reverse();
-            Ok(records)
-        })
-    }),
+    Mutant::new(
+        "records-unsorted",
+        "records come by the time of their last put",
+        &["REC-2"],
+        || {
+            Flaw::none().records(|world, prefix, _| {
+                let mut records = world.records(prefix);
+                records.reverse();
+                Ok(records)
+            })
+        },
+    ),
     Mutant::new("record-removal-ignored", "a removed record is still listed", &["REC-2"], || {
         Flaw::none().put_record(|world, record, expect, now| match record.body {
             Some(_) => world.put_record(record, *expect, now),
@@ -119,17 +129,22 @@ pub(super) const MUTANTS: &[Mutant] = &[
             Ok(claimed)
         })
     }),
-    Mutant::new("pause-is-for-ever", "a queue whose pause was removed stays paused", &["REC-3"], || {
-        Flaw::none().put_record(|world, record, expect, now| {
-            let resumes = record.body.is_none() && record.key.starts_with(PAUSED_QUEUE);
-            if !resumes {
-                return world.put_record(record, *expect, now);
-            }
-            let mut kept = record.clone();
-            kept.body = Some(queue_core::Payload::null());
-            world.put_record(&kept, *expect, now)
-        })
-    }),
+    Mutant::new(
+        "pause-is-for-ever",
+        "a queue whose pause was removed stays paused",
+        &["REC-3"],
+        || {
+            Flaw::none().put_record(|world, record, expect, now| {
+                let resumes = record.body.is_none() && record.key.starts_with(PAUSED_QUEUE);
+                if !resumes {
+                    return world.put_record(record, *expect, now);
+                }
+                let mut kept = record.clone();
+                kept.body = Some(queue_core::Payload::null());
+                world.put_record(&kept, *expect, now)
+            })
+        },
+    ),
 ];
 
 fn resume_all(world: &mut World, now: queue_core::Timestamp) {

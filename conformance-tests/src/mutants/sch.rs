@@ -8,44 +8,53 @@ use queue_core::{
 use super::{Flaw, Mutant, raw};
 
 pub(super) const MUTANTS: &[Mutant] = &[
-    Mutant::new("fire-count-then-insert", "the last slot is looked up, then the job inserted", &["SCH-1"], || {
-        Flaw::none().fire_racing(|store, fire| {
-            async move {
-                fire.check()?;
-                let last = store.step(|world, _| last_slot(world, fire));
-                if let Some(last_slot) = last.filter(|last| fire.slot <= *last) {
-                    return Ok(Fired::Already { last_slot });
+    Mutant::new(
+        "fire-count-then-insert",
+        "the last slot is looked up, then the job inserted",
+        &["SCH-1"],
+        || {
+            Flaw::none().fire_racing(|store, fire| {
+                async move {
+                    fire.check()?;
+                    let last = store.step(|world, _| last_slot(world, fire));
+                    if let Some(last_slot) = last.filter(|last| fire.slot <= *last) {
+                        return Ok(Fired::Already { last_slot });
+                    }
+                    store.pause().await;
+                    store.step(|world, now| {
+                        let Some(mut job) = fire.job.clone() else { return world.fire(fire, now) };
+                        job.id = JobId::new();
+                        let inserted = world.insert(&[job], now)?.remove(0);
+                        let fired = match inserted {
+                            Inserted::New(id) => Fired::Enqueued(id),
+                            Inserted::Existing(id) => Fired::Skipped(Some(id)),
+                        };
+                        let mut stat = stat(world, fire)
+                            .unwrap_or_else(|| ScheduleStat::new(fire.schedule.clone(), fire.slot));
+                        stat.count(fire.slot, &fired, fire.error.clone());
+                        world.place_schedule(stat);
+                        Ok(fired)
+                    })
                 }
-                store.pause().await;
-                store.step(|world, now| {
-                    let Some(mut job) = fire.job.clone() else { return world.fire(fire, now) };
-                    job.id = JobId::new();
-                    let inserted = world.insert(&[job], now)?.remove(0);
-                    let fired = match inserted {
-                        Inserted::New(id) => Fired::Enqueued(id),
-                        Inserted::Existing(id) => Fired::Skipped(Some(id)),
-                    };
-                    let mut stat = stat(world, fire).unwrap_or_else(|| {
-                        ScheduleStat::new(fire.schedule.clone(), fire.slot)
-                    });
-                    stat.count(fire.slot, &fired, fire.error.clone());
+                .boxed()
+            })
+        },
+    ),
+    Mutant::new(
+        "fire-counts-what-it-did-not",
+        "a slot fired by another is counted again",
+        &["SCH-1", "SCH-3"],
+        || {
+            Flaw::none().fire(|world, fire, now| {
+                let fired = world.fire(fire, now)?;
+                if let (Fired::Already { .. }, Some(mut stat)) = (&fired, stat(world, fire)) {
+                    stat.fired += 1;
                     world.place_schedule(stat);
-                    Ok(fired)
-                })
-            }
-            .boxed()
-        })
-    }),
-    Mutant::new("fire-counts-what-it-did-not", "a slot fired by another is counted again", &["SCH-1", "SCH-3"], || {
-        Flaw::none().fire(|world, fire, now| {
-            let fired = world.fire(fire, now)?;
-            if let (Fired::Already { .. }, Some(mut stat)) = (&fired, stat(world, fire)) {
-                stat.fired += 1;
-                world.place_schedule(stat);
-            }
-            Ok(fired)
-        })
-    }),
+                }
+                Ok(fired)
+            })
+        },
+    ),
     Mutant::new("slots-move-back", "a slot older than the last is fired", &["SCH-2"], || {
         Flaw::none().fire(|world, fire, now| {
             if let Some(mut stat) = stat(world, fire)
@@ -57,57 +66,82 @@ pub(super) const MUTANTS: &[Mutant] = &[
             world.fire(fire, now)
         })
     }),
-    Mutant::new("already-echoes-the-slot", "Already carries the slot asked for", &["SCH-2"], || {
-        Flaw::none().fire(|world, fire, now| {
-            Ok(match world.fire(fire, now)? {
-                Fired::Already { .. } => Fired::Already { last_slot: fire.slot },
-                fired => fired,
+    Mutant::new(
+        "already-echoes-the-slot",
+        "Already carries the slot asked for",
+        &["SCH-2"],
+        || {
+            Flaw::none().fire(|world, fire, now| {
+                Ok(match world.fire(fire, now)? {
+                    Fired::Already { .. } => Fired::Already { last_slot: fire.slot },
+                    fired => fired,
+                })
             })
-        })
-    }),
-    Mutant::new("skips-are-not-counted", "a slot that was passed over leaves no trace", &["SCH-3"], || {
-        Flaw::none().fire(|world, fire, now| {
-            let before = stat(world, fire);
-            let fired = world.fire(fire, now)?;
-            if let (Fired::Skipped(_), Some(before)) = (&fired, before) {
-                world.place_schedule(before);
-            }
-            Ok(fired)
-        })
-    }),
-    Mutant::new("schedule-error-stays", "the last error outlives the next firing", &["SCH-3"], || {
-        Flaw::none().fire(|world, fire, now| {
-            let before = stat(world, fire);
-            let fired = world.fire(fire, now)?;
-            if let (Some(before), Some(mut after)) = (before, stat(world, fire)) {
-                after.last_error = after.last_error.or(before.last_error);
-                world.place_schedule(after);
-            }
-            Ok(fired)
-        })
-    }),
-    Mutant::new("schedule-last-job-missing", "the last job of a schedule is the first", &["SCH-3"], || {
-        Flaw::none().fire(|world, fire, now| {
-            let before = stat(world, fire);
-            let fired = world.fire(fire, now)?;
-            if let (Some(before), Some(mut after)) = (before, stat(world, fire)) {
-                after.last_job = before.last_job.or(after.last_job);
-                world.place_schedule(after);
-            }
-            Ok(fired)
-        })
-    }),
-    Mutant::new("fire-again-is-a-skip", "a repeated firing is counted as passed over", &["SCH-4"], || {
-        Flaw::none().fire(|world, fire, now| {
-            if let Some(mut stat) = stat(world, fire)
-                && fire.slot == stat.last_slot
-            {
-                stat.last_slot = just_before(fire);
-                world.place_schedule(stat);
-            }
-            world.fire(fire, now)
-        })
-    }),
+        },
+    ),
+    Mutant::new(
+        "skips-are-not-counted",
+        "a slot that was passed over leaves no trace",
+        &["SCH-3"],
+        || {
+            Flaw::none().fire(|world, fire, now| {
+                let before = stat(world, fire);
+                let fired = world.fire(fire, now)?;
+                if let (Fired::Skipped(_), Some(before)) = (&fired, before) {
+                    world.place_schedule(before);
+                }
+                Ok(fired)
+            })
+        },
+    ),
+    Mutant::new(
+        "schedule-error-stays",
+        "the last error outlives the next firing",
+        &["SCH-3"],
+        || {
+            Flaw::none().fire(|world, fire, now| {
+                let before = stat(world, fire);
+                let fired = world.fire(fire, now)?;
+                if let (Some(before), Some(mut after)) = (before, stat(world, fire)) {
+                    after.last_error = after.last_error.or(before.last_error);
+                    world.place_schedule(after);
+                }
+                Ok(fired)
+            })
+        },
+    ),
+    Mutant::new(
+        "schedule-last-job-missing",
+        "the last job of a schedule is the first",
+        &["SCH-3"],
+        || {
+            Flaw::none().fire(|world, fire, now| {
+                let before = stat(world, fire);
+                let fired = world.fire(fire, now)?;
+                if let (Some(before), Some(mut after)) = (before, stat(world, fire)) {
+                    after.last_job = before.last_job.or(after.last_job);
+                    world.place_schedule(after);
+                }
+                Ok(fired)
+            })
+        },
+    ),
+    Mutant::new(
+        "fire-again-is-a-skip",
+        "a repeated firing is counted as passed over",
+        &["SCH-4"],
+        || {
+            Flaw::none().fire(|world, fire, now| {
+                if let Some(mut stat) = stat(world, fire)
+                    && fire.slot == stat.last_slot
+                {
+                    stat.last_slot = just_before(fire);
+                    world.place_schedule(stat);
+                }
+                world.fire(fire, now)
+            })
+        },
+    ),
     Mutant::new(
         "job-before-slot",
         "the job is enqueued under an id of its own, the slot noted by the next call",
@@ -135,19 +169,26 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("schedules-share-statistics", "one schedule overwrites another's numbers", &["SCH-5"], || {
-        Flaw::none().fire(|world, fire, now| {
-            let fired = world.fire(fire, now)?;
-            if let (false, Some(this)) = (matches!(fired, Fired::Already { .. }), stat(world, fire)) {
-                for other in world.schedules() {
-                    let mut same = this.clone();
-                    same.schedule = other.schedule;
-                    world.place_schedule(same);
+    Mutant::new(
+        "schedules-share-statistics",
+        "one schedule overwrites another's numbers",
+        &["SCH-5"],
+        || {
+            Flaw::none().fire(|world, fire, now| {
+                let fired = world.fire(fire, now)?;
+                if let (false, Some(this)) =
+                    (matches!(fired, Fired::Already { .. }), stat(world, fire))
+                {
+                    for other in world.schedules() {
+                        let mut same = this.clone();
+                        same.schedule = other.schedule;
+                        world.place_schedule(same);
+                    }
                 }
-            }
-            Ok(fired)
-        })
-    }),
+                Ok(fired)
+            })
+        },
+    ),
     Mutant::new(
         "slots-shared-by-kind",
         "two schedules of one kind of job share their last slot",
@@ -181,27 +222,37 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("wake-misses-running-jobs", "a wake leaves no mark on a running job", &["SIG-1"], || {
-        Flaw::none().update_where(|world, filter, change, now| {
-            let before = world.clone();
-            let counts = world.update_where(filter, change, now)?;
-            if matches!(change, BulkChange::Wake) {
-                for id in before.running() {
-                    world.place(raw::stored(&before, id));
+    Mutant::new(
+        "wake-misses-running-jobs",
+        "a wake leaves no mark on a running job",
+        &["SIG-1"],
+        || {
+            Flaw::none().update_where(|world, filter, change, now| {
+                let before = world.clone();
+                let counts = world.update_where(filter, change, now)?;
+                if matches!(change, BulkChange::Wake) {
+                    for id in before.running() {
+                        world.place(raw::stored(&before, id));
+                    }
                 }
-            }
-            Ok(counts)
-        })
-    }),
-    Mutant::new("heartbeat-clears-wake", "a heartbeat clears the mark of a wake", &["SIG-1"], || {
-        Flaw::none().heartbeat(|world, held, lease, now| {
-            let outcomes = world.heartbeat(held, *lease, now)?;
-            for held in held {
-                world.edit(held.id, |stored| stored.row.control.wake = false);
-            }
-            Ok(outcomes)
-        })
-    }),
+                Ok(counts)
+            })
+        },
+    ),
+    Mutant::new(
+        "heartbeat-clears-wake",
+        "a heartbeat clears the mark of a wake",
+        &["SIG-1"],
+        || {
+            Flaw::none().heartbeat(|world, held, lease, now| {
+                let outcomes = world.heartbeat(held, *lease, now)?;
+                for held in held {
+                    world.edit(held.id, |stored| stored.row.control.wake = false);
+                }
+                Ok(outcomes)
+            })
+        },
+    ),
     Mutant::new("append-clears-wake", "an append clears the mark of a wake", &["SIG-1"], || {
         Flaw::none().changing(|was, is, _| {
             if is.log.len() > was.log.len() && is.row.control.state == State::Running {
@@ -209,19 +260,29 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
-    Mutant::new("wake-misses-waiting-jobs", "a wake leaves a waiting job where it is", &["SIG-1"], || {
-        Flaw::none().changing(|was, is, _| {
-            let waited = was.row.control.state == State::Waiting;
-            if waited && is.row.control.state == State::Waiting {
-                is.row.control.run_at = was.row.control.run_at;
-            }
-        })
-    }),
-    Mutant::new("wake-outlives-the-run", "the mark of a wake survives the release it served", &["SIG-1"], || {
-        Flaw::none().changing(|was, is, _| {
-            is.row.control.wake |= was.row.control.wake;
-        })
-    }),
+    Mutant::new(
+        "wake-misses-waiting-jobs",
+        "a wake leaves a waiting job where it is",
+        &["SIG-1"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                let waited = was.row.control.state == State::Waiting;
+                if waited && is.row.control.state == State::Waiting {
+                    is.row.control.run_at = was.row.control.run_at;
+                }
+            })
+        },
+    ),
+    Mutant::new(
+        "wake-outlives-the-run",
+        "the mark of a wake survives the release it served",
+        &["SIG-1"],
+        || {
+            Flaw::none().changing(|was, is, _| {
+                is.row.control.wake |= was.row.control.wake;
+            })
+        },
+    ),
 ];
 
 fn stat(world: &World, fire: &Fire) -> Option<ScheduleStat> {

@@ -1,5 +1,8 @@
 //! CLM: who gets which job.
 
+mod contention;
+mod order;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{
@@ -18,210 +21,34 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use self::order::{fresh_id, in_order, scrambled};
 use super::scene::{
-    HOUR, LEASE, MICRO, Store, another, brief, cancel, check_nothing_due, check_time, claim, complete,
-    entry, fail, give_up, ids, job, n, new_ids, plain_jobs, put, put_all, queue, read, reap_all,
-    release, retry, running, secs, settle, take, take_for, take_id, try_settle, wanted, wanted_from,
-    wanted_ids, write,
+    HOUR, LEASE, MICRO, Store, another, brief, cancel, check_nothing_due, check_time,
+    check_unchanged, claim, complete, entry, fail, give_up, ids, job, n, new_ids, plain_jobs, put,
+    put_all, queue, read, reap_all, release, retry, running, secs, settle, take, take_for, take_id,
+    try_settle, wanted, wanted_from, wanted_ids, write,
 };
 use crate::{Case, Checked, Stop, check, check_eq, property::group, race};
 
 group! {
-    "CLM-1", "no job is held twice at a time, and no fence is given twice" => claims_are_exclusive;
-    "CLM-2", "a claim never takes more than its limit, contended or not" => limits_are_kept;
-    "CLM-3", "one batch comes in FIFO order" => fifo_in_a_batch;
-    "CLM-4", "batches of one come in FIFO order" => fifo_across_batches;
-    "CLM-5", "LIFO reverses time and id" => lifo;
-    "CLM-6", "priority goes before time" => priority_first;
+    "CLM-1", "no job is held twice at a time, and no fence is given twice" => contention::claims_are_exclusive;
+    "CLM-2", "a claim never takes more than its limit, contended or not" => contention::limits_are_kept;
+    "CLM-3", "one batch comes in FIFO order" => order::fifo_in_a_batch;
+    "CLM-4", "batches of one come in FIFO order" => order::fifo_across_batches;
+    "CLM-5", "LIFO reverses time and id" => order::lifo;
+    "CLM-6", "priority goes before time" => order::priority_first;
     "CLM-7", "no job is claimable before its run_at, and from then on it is" => due_times_are_inclusive;
     "CLM-8", "only jobs of the asked queues and kinds that pass the filter are taken" => only_what_is_asked;
     "CLM-9", "exactly the first jobs are taken, and next_due says when there may be more" => first_jobs_and_next_due;
     "CLM-10", "fence, attempt, version and lease are set as documented" => claims_set_the_documented_fields;
     "CLM-11", "finished jobs are never returned" => finished_jobs_stay_away;
-    "CLM-12", "a claim does not wait for what another claimer holds" => claims_do_not_queue_up;
+    "CLM-12", "a claim does not wait for what another claimer holds" => contention::claims_do_not_queue_up;
     "CLM-13", "the returned job is the one that get reads, and a repeat returns it again" => claimed_is_what_get_reads;
     "CLM-14", "the log comes along as asked" => the_log_comes_along;
 }
 
-/// Who holds what by the answers received so far. A holder signs off before it asks for its end, so what two
-/// have signed for at a time was held by two.
-#[derive(Default)]
-struct Ledger {
-    held: HashMap<JobId, usize>,
-    fences: BTreeSet<(JobId, u64)>,
-}
-
-fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
-    shared.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Ledger {
-    fn sign(&mut self, job: &Job, who: usize) -> Checked {
-        if let Some(other) = self.held.insert(job.id, who) {
-            return Err(Stop::fail(format!(
-                "job {} was given to claimer {who} while claimer {other} held it",
-                job.id
-            )));
-        }
-        check!(
-            self.fences.insert((job.id, job.fence.count)),
-            "claim {} of job {} was given to two claimers",
-            job.fence.count,
-            job.id
-        );
-        Ok(())
-    }
-}
-
-async fn claims_are_exclusive(case: &Case<'_>) -> Checked {
-    let handles = case.handles(4).await?;
-    for _ in 0..case.times(2) {
-        let jobs = plain_jobs(50);
-        put_all(case.store(), &jobs).await?;
-        let ledger: Arc<Mutex<Ledger>> = Arc::default();
-        let left = Arc::new(AtomicUsize::new(jobs.len()));
-        race(8, |who| {
-            let (store, ledger, left) =
-                (handles[who % 4].clone(), ledger.clone(), left.clone());
-            async move {
-                while left.load(Ordering::SeqCst) > 0 {
-                    let taken = claim(&store, 1 + who as u32 % 3).await?;
-                    for job in &taken {
-                        locked(&ledger).sign(job, who)?;
-                    }
-                    for job in taken {
-                        locked(&ledger).held.remove(&job.id);
-                        // Every third job goes round once more.
-                        let again = job.fence.count == 1 && job.id.as_uuid().as_bytes()[15] % 3 == 0;
-                        let end = if again { release(When::Now) } else { complete() };
-                        settle(&store, &job, end).await?;
-                        left.fetch_sub(usize::from(!again), Ordering::SeqCst);
-                    }
-                    tokio::task::yield_now().await;
-                }
-                Ok(())
-            }
-        })
-        .await?;
-        let stored = case.store().get(&new_ids(&jobs), LogRead::None).await?;
-        let ledger = locked(&ledger);
-        for job in stored.into_iter().flatten() {
-            let given = ledger.fences.iter().filter(|(id, _)| *id == job.id).count() as u64;
-            check_eq!(job.state, State::Completed, "the state of job {}", job.id);
-            check_eq!(job.fence.count, given, "claims counted against claims answered, job {}", job.id);
-        }
-    }
-    Ok(())
-}
-
-async fn limits_are_kept(case: &Case<'_>) -> Checked {
-    let store = case.store();
-    put_all(store, &plain_jobs(20)).await?;
-    for limit in [1, 2, 7, 9] {
-        let got = claim(store, limit).await?;
-        check_eq!(got.len(), limit as usize, "jobs for a claim of {limit}, with as many waiting");
-    }
-    check_eq!(claim(store, 5).await?.len(), 1, "jobs for a claim of 5, with one waiting");
-    check_eq!(held(store).await?, 20, "jobs running after claims of 1, 2, 7, 9 and 5 of 20");
-
-    let handles = case.handles(4).await?;
-    for _ in 0..case.times(3) {
-        put_all(store, &plain_jobs(30)).await?;
-        let answers = race(8, |i| {
-            let store = handles[i % 4].clone();
-            async move {
-                let request = wanted(3);
-                Ok((request.token, store.claim(&request).await?.jobs))
-            }
-        })
-        .await?;
-        let mut query = queue_core::JobQuery::new(JobFilter::all().with_states(State::Running));
-        query.limit = n(1_000);
-        let running = store.find(&query).await?.items;
-        for (token, jobs) in answers {
-            check!(jobs.len() <= 3, "a contended claim of 3 answered {} jobs", jobs.len());
-            let under_token = running.iter().filter(|job| job.fence.nonce == token).count();
-            check_eq!(under_token, jobs.len(), "jobs held under a claim against jobs it answered");
-        }
-    }
-    Ok(())
-}
-
 async fn held(store: &Store) -> Checked<u64> {
     Ok(store.count(&JobFilter::all().with_states(State::Running)).await?)
-}
-
-/// Jobs whose order of insertion, of ids, of times and of priorities have nothing to do with each other.
-fn scrambled(case: &Case<'_>, count: usize, priorities: &[i16]) -> Vec<NewJob> {
-    let mut rng = case.rng();
-    let mut jobs = plain_jobs(count);
-    for job in &mut jobs {
-        // Few instants, so that many are equal and the id decides.
-        let micros = 1_000_000_000_000_000 + rng.below(count / 3) as i64;
-        job.when = When::At(Timestamp::from_micros_saturating(micros));
-        job.priority = rng.pick(priorities).copied().unwrap_or_default();
-    }
-    rng.shuffle(&mut jobs);
-    jobs
-}
-
-fn in_order(jobs: &[NewJob], order: Order) -> Vec<JobId> {
-    let mut sorted: Vec<&NewJob> = jobs.iter().collect();
-    sorted.sort_by(|a, b| {
-        let at = |job: &NewJob| job.when.resolve(Timestamp::MIN);
-        let by_time = (at(a), a.id).cmp(&(at(b), b.id));
-        let by_time = if order == Order::Lifo { by_time.reverse() } else { by_time };
-        b.priority.cmp(&a.priority).then(by_time)
-    });
-    sorted.into_iter().map(|job| job.id).collect()
-}
-
-/// Claims all of these jobs in batches of this size, and checks the order in which they come.
-async fn check_order(case: &Case<'_>, jobs: &[NewJob], order: Order, batch: u32) -> Checked {
-    let store = case.store();
-    put_all(store, jobs).await?;
-    let mut came = Vec::new();
-    while came.len() < jobs.len() {
-        let mut request = wanted(batch);
-        request.order = order;
-        let taken = store.claim(&request).await?.jobs;
-        check!(!taken.is_empty(), "only {} of {} due jobs were claimable", came.len(), jobs.len());
-        came.extend(ids(&taken));
-    }
-    check_eq!(came, in_order(jobs, order), "the order ({order:?}) in batches of {batch}");
-    Ok(())
-}
-
-async fn fifo_in_a_batch(case: &Case<'_>) -> Checked {
-    check_order(case, &scrambled(case, 30, &[0]), Order::Fifo, 30).await
-}
-
-async fn fifo_across_batches(case: &Case<'_>) -> Checked {
-    check_order(case, &scrambled(case, 30, &[0]), Order::Fifo, 1).await
-}
-
-async fn lifo(case: &Case<'_>) -> Checked {
-    check_order(case, &scrambled(case, 24, &[0]), Order::Lifo, 24).await?;
-    check_order(case, &scrambled(case, 24, &[0])[..12].iter().map(fresh_id).collect::<Vec<_>>(), Order::Lifo, 1)
-        .await
-}
-
-fn fresh_id(job: &NewJob) -> NewJob {
-    let mut fresh = job.clone();
-    fresh.id = JobId::new();
-    fresh
-}
-
-async fn priority_first(case: &Case<'_>) -> Checked {
-    let priorities = [i16::MIN, -300, -1, 0, 1, 2, 10, 300, i16::MAX];
-    for order in [Order::Fifo, Order::Lifo] {
-        for batch in [40, 3] {
-            let jobs: Vec<NewJob> =
-                scrambled(case, 40, &priorities).iter().map(fresh_id).collect();
-            check_order(case, &jobs, order, batch).await?;
-        }
-    }
-    Ok(())
 }
 
 async fn due_times_are_inclusive(case: &Case<'_>) -> Checked {
@@ -269,7 +96,10 @@ async fn poll_until_due(case: &Case<'_>, id: JobId, due: Timestamp, slack: Durat
                 return Ok(());
             }
             true => {
-                check!(before < due.plus(slack), "a job due at {due} was not claimable at {before}");
+                check!(
+                    before < due.plus(slack),
+                    "a job due at {due} was not claimable at {before}"
+                );
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
@@ -311,11 +141,7 @@ async fn only_what_is_asked(case: &Case<'_>) -> Checked {
         ("no kind", no_kind, expected(&|_| false)),
         ("an empty queue", wanted_from(&["empty"], 1_000)?, expected(&|_| false)),
         ("a filter that no waiting job passes", by_filter, expected(&|_| false)),
-        (
-            "one queue",
-            wanted_from(&["a"], 1_000)?,
-            expected(&|job| job.queue.as_str() == "a"),
-        ),
+        ("one queue", wanted_from(&["a"], 1_000)?, expected(&|job| job.queue.as_str() == "a")),
         (
             "one queue named twice, and an empty one",
             wanted_from(&["ab", "empty", "ab"], 1_000)?,
@@ -324,7 +150,9 @@ async fn only_what_is_asked(case: &Case<'_>) -> Checked {
         (
             "three queues and one kind",
             by_kind,
-            expected(&|job| ["_", "A", "default"].contains(&job.queue.as_str()) && job.kind == "Mail"),
+            expected(&|job| {
+                ["_", "A", "default"].contains(&job.queue.as_str()) && job.kind == "Mail"
+            }),
         ),
         ("a label", by_label, expected(&|job| job.queue.as_str() == "a%")),
     ];
@@ -410,7 +238,7 @@ async fn first_jobs_and_next_due(case: &Case<'_>) -> Checked {
         );
         reap_all(store).await?;
     }
-    passed_over_under_contention(case).await
+    contention::passed_over_under_contention(case).await
 }
 
 /// That `next_due` lies after now, and no later than `latest` from now; `None` where nothing is to come.
@@ -437,44 +265,6 @@ async fn check_later(
     Ok(())
 }
 
-async fn passed_over_under_contention(case: &Case<'_>) -> Checked {
-    let handles = case.handles(3).await?;
-    for round in 0..case.times(4) {
-        let name = format!("contended-{round}");
-        let mut jobs = plain_jobs(30);
-        for job in &mut jobs {
-            job.queue = queue(&name)?;
-        }
-        put_all(case.store(), &jobs).await?;
-        race(6, |i| {
-            let (store, name) = (handles[i % 3].clone(), name.clone());
-            async move {
-                loop {
-                    let request = wanted_from(&[&name], 4)?;
-                    let claimed = store.claim(&request).await?;
-                    let now = store.ping().await?;
-                    if claimed.jobs.len() < 4 && claimed.next_due.is_none_or(|due| due > now) {
-                        let mut left = JobFilter::queue(queue(&name)?);
-                        left.states = State::Waiting.into();
-                        let left = store.count(&left).await?;
-                        check_eq!(
-                            left,
-                            0,
-                            "jobs still waiting after a claim of 4 answered {} and next_due {:?} (now {now})",
-                            claimed.jobs.len(),
-                            claimed.next_due
-                        );
-                        return Ok(());
-                    }
-                    tokio::task::yield_now().await;
-                }
-            }
-        })
-        .await?;
-    }
-    Ok(())
-}
-
 async fn claims_set_the_documented_fields(case: &Case<'_>) -> Checked {
     let store = case.store();
     let id = put(store, &job("plain")).await?;
@@ -497,10 +287,24 @@ async fn claims_set_the_documented_fields(case: &Case<'_>) -> Checked {
         check_eq!(job.crashes, crashes, "crashes after {after}");
         check_eq!(job.version, Version(version), "version after {after}");
         check_eq!(job.holder.as_deref(), Some(&*request.holder), "holder after {after}");
-        check_time(job.lease_until, from.plus(request.lease), to.plus(request.lease), "lease_until")?;
+        check_time(
+            job.lease_until,
+            from.plus(request.lease),
+            to.plus(request.lease),
+            "lease_until",
+        )?;
         check_time(job.started_at, from, to, "started_at")?;
-        check_eq!((job.created_at, job.finished_at), (before.created_at, None), "created, finished");
-        check_eq!(job.run_at, read(store, id).await?.run_at, "run_at is not the claim's to set");
+        check_eq!(
+            (job.created_at, job.finished_at),
+            (before.created_at, None),
+            "created, finished"
+        );
+        let stored = read(store, id).await?;
+        check_eq!(job.run_at, stored.run_at, "run_at is not the claim's to set");
+        // Its answer was lost: the same token finds the job that it holds.
+        let again = store.claim(&request).await?.jobs;
+        check_eq!(again, jobs, "a repeat of the claim after {after}");
+        check_unchanged(store, &stored, "a repeat of its claim").await?;
         match count {
             1 => {
                 check_eq!(job.run_at, before.run_at, "run_at after the first claim");
@@ -548,54 +352,6 @@ async fn finished_jobs_stay_away(case: &Case<'_>) -> Checked {
     check_nothing_due(store, "finished jobs after a reap").await
 }
 
-async fn claims_do_not_queue_up(case: &Case<'_>) -> Checked {
-    const PATIENCE: Duration = Duration::from_secs(8);
-    let store = case.store();
-    let mut laned = job("laned");
-    laned.lane = Some(Lane::new("lane"));
-    put_all(store, &[laned.clone(), job("plain"), fresh_id(&laned), job("plain")]).await?;
-    let first = claim(store, 2).await?;
-    check_eq!(first.len(), 2, "jobs of the first claimer");
-    let sibling = &case.handles(2).await?[1];
-    let second = timeout(PATIENCE, claim(sibling, 2));
-    let second =
-        second.await.map_err(|_| Stop::fail("a claim waited for the holder of other jobs"))??;
-    check_eq!(second.len(), 1, "jobs of the second claimer while the first holds its own");
-    for job in first.into_iter().chain(second) {
-        settle(store, &job, complete()).await?;
-    }
-    settle(store, &take(store).await?, complete()).await?;
-
-    // Each claimer keeps its job until all have one: where one waits for another, nobody gets there.
-    let handles = case.handles(4).await?;
-    for _ in 0..case.times(2) {
-        let claimers = 12;
-        put_all(store, &plain_jobs(claimers)).await?;
-        let all_served = Arc::new(Barrier::new(claimers));
-        race(claimers, |i| {
-            let (store, all_served) = (handles[i % 4].clone(), all_served.clone());
-            async move {
-                let deadline = Instant::now() + PATIENCE;
-                let job = loop {
-                    match claim(&store, 1).await?.pop() {
-                        Some(job) => break job,
-                        None if Instant::now() > deadline => {
-                            return Err(Stop::fail("a claimer got none of as many jobs as claimers"));
-                        }
-                        None => tokio::task::yield_now().await,
-                    }
-                };
-                timeout(PATIENCE, all_served.wait())
-                    .await
-                    .map_err(|_| Stop::fail("a claim waited for jobs that other claimers hold"))?;
-                settle(&store, &job, complete()).await
-            }
-        })
-        .await?;
-    }
-    Ok(())
-}
-
 async fn claimed_is_what_get_reads(case: &Case<'_>) -> Checked {
     let store = case.store();
     let mut rich = job("rich");
@@ -615,7 +371,11 @@ async fn claimed_is_what_get_reads(case: &Case<'_>) -> Checked {
     check_eq!(claimed.len(), 2, "jobs claimed");
     check_eq!(claimed[0].id, rich.id, "the first job claimed");
     for job in &claimed {
-        check_eq!(*job, read(store, job.id).await?, "the job claimed, against the one that get reads");
+        check_eq!(
+            *job,
+            read(store, job.id).await?,
+            "the job claimed, against the one that get reads"
+        );
     }
     // The answer was lost: the same token finds the same jobs, and takes no more.
     for handle in case.handles(2).await? {
@@ -638,7 +398,8 @@ async fn the_log_comes_along(case: &Case<'_>) -> Checked {
     let id = put(store, &job("plain")).await?;
     let mut expected: BTreeMap<u64, String> = BTreeMap::new();
     for attempt in 0..4_u64 {
-        let reads = [LogRead::All, LogRead::None, LogRead::After(Seq(attempt)), LogRead::After(Seq(99))];
+        let reads =
+            [LogRead::All, LogRead::None, LogRead::After(Seq(attempt)), LogRead::After(Seq(99))];
         for log in reads {
             let mut request = wanted_ids(&[id], 1);
             request.log = log;
@@ -652,11 +413,8 @@ async fn the_log_comes_along(case: &Case<'_>) -> Checked {
                 .filter(|(seq, _)| **seq > after)
                 .map(|(seq, body)| (*seq, body.clone()))
                 .collect();
-            let got: Vec<(u64, String)> = job
-                .log
-                .iter()
-                .map(|entry| (entry.seq.0, entry.body.as_str().to_owned()))
-                .collect();
+            let got: Vec<(u64, String)> =
+                job.log.iter().map(|entry| (entry.seq.0, entry.body.as_str().to_owned())).collect();
             check_eq!(got, wanted, "the log that comes with a claim for {log:?}");
             check_eq!(job.log_len, expected.len() as u64, "log_len with {log:?}");
             settle(store, job, release(When::Now)).await?;

@@ -8,8 +8,8 @@ use queue_core::{
 };
 
 use super::scene::{
-    End, HOUR, brief, check_time, check_unchanged, job, n, new_ids, plain_jobs, put, put_all, queue,
-    read, settle, take_for, take_id, value,
+    End, HOUR, brief, check_time, check_unchanged, job, n, new_ids, plain_jobs, put, put_all,
+    queue, read, settle, take_for, take_id, value,
 };
 use crate::{Case, Checked, Stop, check, check_eq, property::group, race};
 
@@ -286,7 +286,11 @@ async fn duplicates_in_a_batch(case: &Case<'_>) -> Checked {
     let answers = store.insert(&[first.clone(), second]).await?;
     let expected = vec![Inserted::New(first.id), Inserted::Existing(first.id)];
     check_eq!(answers, expected, "one id twice in a batch");
-    check_eq!(read(store, first.id).await?.kind, "first", "the first of two jobs with one id stays");
+    check_eq!(
+        read(store, first.id).await?.kind,
+        "first",
+        "the first of two jobs with one id stays"
+    );
 
     let keyed = |on_conflict, key: &str| {
         let mut job = job("keyed");
@@ -315,9 +319,8 @@ async fn duplicates_in_a_batch(case: &Case<'_>) -> Checked {
 
 async fn delays_count_from_the_stores_clock(case: &Case<'_>) -> Checked {
     let store = case.store();
-    for (step, delay) in [Duration::ZERO, Duration::from_micros(1), HOUR, Duration::MAX]
-        .into_iter()
-        .enumerate()
+    for (step, delay) in
+        [Duration::ZERO, Duration::from_micros(1), HOUR, Duration::MAX].into_iter().enumerate()
     {
         let mut late = job("late");
         late.when = When::After(delay);

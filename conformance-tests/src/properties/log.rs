@@ -14,9 +14,9 @@ use queue_core::{
 };
 
 use super::scene::{
-    End, HOUR, LEASE, Store, beat, bodies, brief, cancel, check_unchanged, complete, edit, ending, entry, job,
-    n, put, queue, read, release, retry, running, settle, take_for, take_id, transitions, try_settle,
-    update, value, write,
+    End, HOUR, LEASE, Store, beat, bodies, brief, cancel, check_unchanged, complete, edit, ending,
+    entry, job, n, put, queue, read, release, retry, running, settle, take_for, take_id,
+    transitions, try_settle, update, value, write,
 };
 use crate::{Case, Checked, check, check_eq, property::group, race};
 
@@ -80,7 +80,8 @@ async fn appenders_lose_nothing(case: &Case<'_>) -> Checked {
                     (0..1 + step % 2).map(|part| entry(format!("{i}/{step}/{part}"))).collect();
                 // The holder's steps, and the lines of somebody who watches.
                 let guard = if i % 4 == 3 { Guard::None } else { Guard::Fence(job.fence) };
-                let outcome = update(&store, job.id, guard, JobPatch::append(batch.clone())).await?;
+                let outcome =
+                    update(&store, job.id, guard, JobPatch::append(batch.clone())).await?;
                 check!(
                     matches!(outcome, Outcome::Applied(_)),
                     "an append of entries must be applied, but was answered {outcome:?}"
@@ -93,11 +94,8 @@ async fn appenders_lose_nothing(case: &Case<'_>) -> Checked {
     .await?;
     let stored = read(case.store(), job.id).await?;
     check_positions(&stored)?;
-    let acknowledged: BTreeSet<(EntryId, String)> = written
-        .iter()
-        .flatten()
-        .map(|entry| (entry.id, entry.body.as_str().to_owned()))
-        .collect();
+    let acknowledged: BTreeSet<(EntryId, String)> =
+        written.iter().flatten().map(|entry| (entry.id, entry.body.as_str().to_owned())).collect();
     let found: BTreeSet<(EntryId, String)> =
         stored.log.iter().map(|entry| (entry.id, entry.body.as_str().to_owned())).collect();
     check_eq!(found.len(), stored.log.len(), "distinct entries among those in the log");
@@ -339,10 +337,8 @@ async fn rejected_patches_append_nothing(case: &Case<'_>) -> Checked {
         check!(!outcome.is_saved(), "{what} must be refused, but was answered {outcome:?}");
         check_unchanged(store, &before, what).await?;
     }
-    let both = [
-        JobUpdate::held(job.id, job.fence, laden()),
-        JobUpdate::new(job.id, Guard::None, laden()),
-    ];
+    let both =
+        [JobUpdate::held(job.id, job.fence, laden()), JobUpdate::new(job.id, Guard::None, laden())];
     check!(store.update_jobs(&both).await.is_err(), "one job twice in a call is Invalid");
     check_unchanged(store, &before, "a malformed call").await?;
 
@@ -373,6 +369,12 @@ async fn positions_are_the_read_order(case: &Case<'_>) -> Checked {
         write(store, &job, JobPatch::append(log[part].to_vec())).await?;
     }
     check_log(&read(store, job.id).await?, &log, "in the order of appending")?;
+    // A repeat takes no position, and what comes with it the next one.
+    let mut log = log;
+    log.push(entry("next"));
+    let batch = [log[8].clone(), log[9].clone(), log[0].clone()];
+    write(store, &job, JobPatch::append(batch)).await?;
+    check_log(&read(store, job.id).await?, &log, "after a repeat that brings one more")?;
     let handles = case.handles(4).await?;
     race(4, |i| {
         let (store, job) = (handles[i].clone(), job.clone());
@@ -386,10 +388,12 @@ async fn positions_are_the_read_order(case: &Case<'_>) -> Checked {
     })
     .await?;
     let all = read(store, job.id).await?;
-    check_eq!(all.log.len(), 9 + 72, "entries in all");
+    check_eq!(all.log.len(), 10 + 72, "entries in all");
     check_positions(&all)?;
-    for batch in all.log[9..].chunks(3) {
-        let same = |entry: &LogEntry| entry.body.as_str().rsplit_once(',').map(|(batch, _)| batch.to_owned());
+    for batch in all.log[10..].chunks(3) {
+        let same = |entry: &LogEntry| {
+            entry.body.as_str().rsplit_once(',').map(|(batch, _)| batch.to_owned())
+        };
         check!(
             batch.iter().all(|entry| same(entry) == same(&batch[0])),
             "the entries of one patch stand apart: {batch:?}"
@@ -419,8 +423,10 @@ async fn reads_are_monotone(case: &Case<'_>) -> Checked {
                 return Ok(());
             }
             let mut known: Vec<LogEntry> = Vec::new();
+            // Some more reads once nothing grows, or growth would hide what is taken back.
+            let mut quiet = 0;
             loop {
-                let last = done.load(Ordering::SeqCst);
+                quiet += usize::from(done.load(Ordering::SeqCst));
                 let seen = read(&store, job.id).await?.log;
                 check!(
                     seen.starts_with(&known),
@@ -429,7 +435,7 @@ async fn reads_are_monotone(case: &Case<'_>) -> Checked {
                     known.iter().zip(&seen).filter(|(old, new)| old == new).count()
                 );
                 known = seen;
-                if last {
+                if quiet > 8 {
                     return Ok(());
                 }
                 tokio::task::yield_now().await;
@@ -539,9 +545,17 @@ async fn deletion_takes_the_log(case: &Case<'_>) -> Checked {
         // What was left behind would show up under the same id.
         put(store, &new).await?;
         let reborn = read(store, new.id).await?;
-        check_eq!((bodies(&reborn), reborn.log_len), (vec![], 0), "the log of a new job of that id");
+        check_eq!(
+            (bodies(&reborn), reborn.log_len),
+            (vec![], 0),
+            "the log of a new job of that id"
+        );
         edit(store, new.id, JobPatch::append([log[2].clone()])).await?;
-        check_log(&read(store, new.id).await?, &log[2..], "of the new job, with an entry id of the old")?;
+        check_log(
+            &read(store, new.id).await?,
+            &log[2..],
+            "of the new job, with an entry id of the old",
+        )?;
         cancel(store, new.id, "done with").await?;
     }
     Ok(())

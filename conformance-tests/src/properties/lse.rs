@@ -11,11 +11,11 @@ use queue_core::{
 };
 
 use super::scene::{
-    LEASE, MICRO, beat, brief, check_nothing_due, check_time, check_unchanged, complete, entry, fail,
-    ids, job, n, plain_jobs, put, put_all, read, reap_all, release, retry, running, secs, settle, take,
-    take_for, take_id, transitions, try_settle, update, wanted, wanted_ids, write,
+    LEASE, MICRO, beat, brief, check_nothing_due, check_time, check_unchanged, complete, entry,
+    fail, ids, job, n, plain_jobs, put, put_all, read, reap_all, release, retry, running, secs,
+    settle, take, take_for, take_id, transitions, try_settle, update, wanted, wanted_ids, write,
 };
-use crate::{Case, Checked, Stop, check, check_eq, property::group, race};
+use crate::{Case, Checked, Stop, check, check_eq, property::group, race, race::duel};
 
 group! {
     "LSE-1", "a heartbeat extends the lease from now" => heartbeats_extend_from_now;
@@ -58,7 +58,11 @@ async fn heartbeats_extend_from_now(case: &Case<'_>) -> Checked {
     );
     check_unchanged(store, &other, "a heartbeat under another fence").await?;
     let after = read(store, held.id).await?;
-    check_eq!(after.progress, Some(Progress::with_message(12, "alive")), "progress that rides along");
+    check_eq!(
+        after.progress,
+        Some(Progress::with_message(12, "alive")),
+        "progress that rides along"
+    );
     Ok(())
 }
 
@@ -72,7 +76,11 @@ async fn lost_claims_are_not_revived(case: &Case<'_>) -> Checked {
     check_eq!(beat(store, &held, LEASE).await?, Outcome::Fenced, "a heartbeat after a reap");
     check_unchanged(store, &lost, "a heartbeat after a reap").await?;
     let again = take_id(store, id).await?;
-    check_eq!(beat(store, &held, LEASE * 9).await?, Outcome::Fenced, "a heartbeat after a re-claim");
+    check_eq!(
+        beat(store, &held, LEASE * 9).await?,
+        Outcome::Fenced,
+        "a heartbeat after a re-claim"
+    );
     check_unchanged(store, &again, "a heartbeat of the old holder").await?;
     for transition in transitions() {
         let own = running(store).await?;
@@ -100,7 +108,11 @@ async fn expired_holders_may_finish(case: &Case<'_>) -> Checked {
         let kind = end.kind();
         settle(store, &held, end).await?;
         let ended = read(store, id).await?;
-        check_eq!((ended.crashes, ended.log_len), (0, 1), "crashes and entries after a late {kind:?}");
+        check_eq!(
+            (ended.crashes, ended.log_len),
+            (0, 1),
+            "crashes and entries after a late {kind:?}"
+        );
         super::scene::cancel(store, id, "out of the way").await?;
     }
     let id = put(store, &job("late")).await?;
@@ -184,7 +196,11 @@ async fn zombies_change_nothing(case: &Case<'_>) -> Checked {
             .with_label("undead", "x");
         let outcome = update(store, id, queue_core::Guard::Fence(zombie.fence), patch).await?;
         check_eq!(outcome, Outcome::Fenced, "an append by the old holder");
-        check_eq!(beat(store, &zombie, LEASE * 2).await?, Outcome::Fenced, "a heartbeat of the old holder");
+        check_eq!(
+            beat(store, &zombie, LEASE * 2).await?,
+            Outcome::Fenced,
+            "a heartbeat of the old holder"
+        );
         check_unchanged(store, &heir, "all that the old holder tried").await?;
     }
     settle(store, &heir, complete()).await?;
@@ -231,7 +247,9 @@ async fn reapers_share(case: &Case<'_>) -> Checked {
         check_eq!(reap_all(case.store()).await?.len(), 0, "jobs that six reapers left");
         let expected: BTreeMap<JobId, u32> = jobs.iter().map(|job| (job.id, 1)).collect();
         check_eq!(times, expected, "how often each job was reaped, by the answers");
-        for job in case.store().get(&ids(&held), queue_core::LogRead::None).await?.into_iter().flatten() {
+        for job in
+            case.store().get(&ids(&held), queue_core::LogRead::None).await?.into_iter().flatten()
+        {
             check_eq!((job.crashes, job.state), (1, State::Waiting), "crashes after round {round}");
         }
         check_eq!(case.store().delete(&JobFilter::all(), n(1_000)).await?, 20, "jobs cleared away");
@@ -245,23 +263,20 @@ async fn reap_or_completion(case: &Case<'_>) -> Checked {
         let id = put(case.store(), &job("contested")).await?;
         let held = take_for(case.store(), id, brief(case)).await?;
         case.pass(brief(case)).await?;
-        let answers = race(2, |i| {
-            let (store, held) = (handles[(i + round) % 2].clone(), held.clone());
-            async move {
-                Ok(match i {
-                    0 => (Some(try_settle(&store, &held, complete()).await?), Vec::new()),
-                    _ => (None, reap_all(&store).await?),
-                })
-            }
-        })
-        .await?;
-        let reaped = answers[1].1.iter().any(|reaped| reaped.id == id);
+        let (holder, reaper) = (handles[round % 2].clone(), handles[(round + 1) % 2].clone());
+        let own = held.clone();
+        let (outcome, reaped) =
+            duel(round, async move { try_settle(&holder, &own, complete()).await }, async move {
+                reap_all(&reaper).await
+            })
+            .await?;
+        let reaped = reaped.iter().any(|reaped| reaped.id == id);
         let after = read(case.store(), id).await?;
-        let story = (&answers[0].0, reaped, after.state, after.crashes);
+        let story = (&outcome, reaped, after.state, after.crashes);
         let told = matches!(
             story,
-            (Some(Outcome::Applied(_)), false, State::Completed, 0)
-                | (Some(Outcome::Illegal { from: State::Waiting }), true, State::Waiting, 1)
+            (Outcome::Applied(_), false, State::Completed, 0)
+                | (Outcome::Illegal { from: State::Waiting }, true, State::Waiting, 1)
         );
         check!(told, "completion, reaped, state, crashes: {story:?}: not exactly one won");
         super::scene::cancel(case.store(), id, "out of the way").await?;
@@ -295,7 +310,10 @@ async fn poison_jobs_fail(case: &Case<'_>) -> Checked {
                 };
                 let error: JobError = error.to()?;
                 check_eq!(error.name, "crashed", "the name of the error");
-                check!(error.is_final, "the error of a job that crashed too often is final: {error:?}");
+                check!(
+                    error.is_final,
+                    "the error of a job that crashed too often is final: {error:?}"
+                );
             } else {
                 check_eq!((after.error, after.finished_at), (None, None), "error and finished_at");
             }
@@ -330,7 +348,8 @@ async fn heartbeats_keep_the_version(case: &Case<'_>) -> Checked {
     }
     // An editor who read before the heartbeats does not conflict with them.
     let patch = JobPatch::default().with_label("a", "b");
-    let outcome = store.update_one(held.id, queue_core::Guard::Version(held.version), patch).await?;
+    let outcome =
+        store.update_one(held.id, queue_core::Guard::Version(held.version), patch).await?;
     check!(outcome.is_saved(), "an edit under the version before the heartbeats: {outcome:?}");
     Ok(())
 }
@@ -340,7 +359,9 @@ async fn client_clocks_do_not_matter(case: &Case<'_>) -> Checked {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let machine = Timestamp::EPOCH.plus(since);
     // This process's own clock is the client's; the store's is set apart from it.
-    for storetime in [machine.minus(secs(3_600)), machine.plus(secs(3_600)), machine.plus(secs(7_200))] {
+    for storetime in
+        [machine.minus(secs(3_600)), machine.plus(secs(3_600)), machine.plus(secs(7_200))]
+    {
         case.clock()?.set(storetime);
         let mut late = job("late");
         late.when = When::After(secs(60));
@@ -357,7 +378,11 @@ async fn client_clocks_do_not_matter(case: &Case<'_>) -> Checked {
         case.advance(LEASE)?;
         check!(beat(store, job, LEASE).await?.is_saved(), "a heartbeat at the end of the lease");
         case.advance(LEASE)?;
-        check_eq!(store.claim(&wanted_ids(&[late.id], 1)).await?.jobs.len(), 1, "jobs due in a minute");
+        check_eq!(
+            store.claim(&wanted_ids(&[late.id], 1)).await?.jobs.len(),
+            1,
+            "jobs due in a minute"
+        );
         check_eq!(reap_all(store).await?.len(), 1, "jobs reaped at the end of the lease");
         check_eq!(store.delete(&JobFilter::id(job.id), n(9)).await?, 1, "jobs cleared away");
         let late = read(store, late.id).await?;

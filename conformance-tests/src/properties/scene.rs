@@ -3,9 +3,9 @@
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use queue_core::{
-    Ack, BulkChange, BulkOutcome, ClaimRequest, EntryKind, Guard, Held, Job, JobFilter, JobId,
-    JobPatch, JobStore, JobStoreExt, JobUpdate, NewEntry, NewJob, Outcome, Payload, QueueName,
-    Queues, Reaped, State, Timestamp, Transition, When,
+    Ack, BulkChange, BulkOutcome, ClaimRequest, EntryKind, Fire, Fired, Guard, Held, Job,
+    JobFilter, JobId, JobPatch, JobStore, JobStoreExt, JobUpdate, NewEntry, NewJob, Outcome,
+    Payload, QueueName, Queues, Reaped, Record, State, Timestamp, Transition, When,
 };
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ pub(super) const MICRO: Duration = Duration::from_micros(1);
 pub(super) fn brief(case: &Case) -> Duration {
     match case.is_clocked() {
         true => LEASE,
-        false => Duration::from_millis(200),
+        false => Duration::from_millis(60),
     }
 }
 
@@ -249,6 +249,23 @@ pub(super) async fn beat(store: &Store, job: &Job, lease: Duration) -> Checked<O
     }
 }
 
+/// Puts a record whatever its version, which must be applied.
+pub(super) async fn put_record(store: &Store, record: &Record) -> Checked<Ack> {
+    applied(store.put_record(record, None).await?, "a put that expects no version")
+}
+
+/// Passes over a slot, which must be a new one.
+pub(super) async fn skip_slot(
+    store: &Store,
+    schedule: &str,
+    slot: Timestamp,
+    error: Option<String>,
+) -> Checked {
+    let fired = store.fire(&Fire::skip(schedule, slot, error)).await?;
+    check_eq!(fired, Fired::Skipped(None), "a slot of {schedule:?} passed over");
+    Ok(())
+}
+
 pub(super) fn cancelling(reason: &str) -> BulkChange {
     BulkChange::Cancel { reason: reason.to_owned() }
 }
@@ -272,7 +289,12 @@ pub(super) async fn reap_all(store: &Store) -> Checked<Vec<Reaped>> {
 
 /// Whether an instant lies in the span in which the store stamped it. With a clock that stands still both
 /// ends are the same, and the instant is exact.
-pub(super) fn check_time(at: Option<Timestamp>, from: Timestamp, to: Timestamp, what: &str) -> Checked {
+pub(super) fn check_time(
+    at: Option<Timestamp>,
+    from: Timestamp,
+    to: Timestamp,
+    what: &str,
+) -> Checked {
     match at {
         Some(at) if from <= at && at <= to => Ok(()),
         _ => Err(Stop::fail(format!("{what} should be {from} to {to}, but is {at:?}"))),
@@ -346,7 +368,11 @@ impl End {
     pub(super) async fn make(self, case: &Case<'_>, job: &Job, when: When) -> Checked {
         let store = case.store();
         if matches!(self, End::WithdrawnRetry | End::WithdrawnRelease | End::ReapCancelled) {
-            check_eq!(cancel(store, job.id, "stop").await?, counts(0, 1, 0), "a cancel of a running job");
+            check_eq!(
+                cancel(store, job.id, "stop").await?,
+                counts(0, 1, 0),
+                "a cancel of a running job"
+            );
         }
         match self {
             End::Complete => settle(store, job, complete()).await.map(drop)?,

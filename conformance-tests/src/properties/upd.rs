@@ -1,5 +1,8 @@
 //! UPD: guards, transitions and outcomes.
 
+pub(super) mod bulk;
+mod table;
+
 use std::time::Duration;
 
 use queue_core::{
@@ -10,9 +13,9 @@ use queue_core::{
 
 use super::scene::{
     End, HOUR, LEASE, Store, beat, brief, cancel, cancelling, check_time, check_unchanged, claim,
-    complete, counts, edit, ending, entry, fail, give_up, job, plain_jobs, put, put_all, queue, read,
-    reap_all, release, retry, running, settle, take_for, take_id, transitions, try_settle, update,
-    value, wanted_from, write,
+    complete, counts, edit, ending, entry, fail, give_up, job, plain_jobs, put, put_all, queue,
+    read, reap_all, release, retry, running, settle, take_for, take_id, transitions, try_settle,
+    update, value, wanted_from, write,
 };
 use crate::{Case, Checked, Stop, check, check_eq, property::group, race};
 
@@ -20,7 +23,7 @@ group! {
     "UPD-1", "a write under a stale fence changes nothing" => fences_guard;
     "UPD-2", "N racers who count by version end at the number of their successes" => versions_guard;
     "UPD-3", "a write without a guard is made whatever the state" => unguarded_edits_are_made;
-    "UPD-4", "every transition from every state does what the table says" => the_table_of_transitions;
+    "UPD-4", "every transition from every state does what the table says" => table::the_table_of_transitions;
     "UPD-5", "outcomes are positional and items independent" => outcomes_are_positional;
     "UPD-6", "a malformed call is Invalid and changes nothing" => malformed_calls_change_nothing;
     "UPD-7", "a final state is final for its holder" => final_states_are_final;
@@ -28,7 +31,7 @@ group! {
     "UPD-9", "Conflict carries a version that was current during the call" => conflicts_tell_the_version;
     "UPD-10", "a job that is not there is Missing" => missing_jobs;
     "UPD-11", "labels are merged and removed one by one" => labels_are_merged;
-    "UPD-12", "update_where changes exactly the matching jobs and counts them" => bulk_changes;
+    "UPD-12", "update_where changes exactly the matching jobs and counts them" => bulk::bulk_changes;
     "UPD-13", "finished_at is set once" => finished_at_is_set_once;
 }
 
@@ -68,6 +71,15 @@ async fn fences_guard(case: &Case<'_>) -> Checked {
 async fn versions_guard(case: &Case<'_>) -> Checked {
     let handles = case.handles(4).await?;
     let id = put(case.store(), &job("counter")).await?;
+    // Two who read the same version, one after the other.
+    let other = put(case.store(), &job("edited by two")).await?;
+    let seen = Guard::Version(read(case.store(), other).await?.version);
+    let by = |who: &str| JobPatch::default().with_label("by", who.to_owned());
+    check!(update(case.store(), other, seen, by("one")).await?.is_saved(), "the first edit");
+    let second = update(case.store(), other, seen, by("two")).await?;
+    check_eq!(second, Outcome::Conflict { actual: Version(2) }, "the second edit of one version");
+    let kept = read(case.store(), other).await?;
+    check_eq!((&kept.labels["by"][..], kept.version), ("one", Version(2)), "label and version");
     let each = case.times(12);
     let conflicts = race(8, |i| {
         let store = handles[i % 4].clone();
@@ -80,6 +92,7 @@ async fn versions_guard(case: &Case<'_>) -> Checked {
                     Some(count) => count.parse().unwrap_or(usize::MAX / 2),
                 };
                 let patch = JobPatch::default().with_label("count", (count + 1).to_string());
+                tokio::task::yield_now().await;
                 match update(&store, id, Guard::Version(seen.version), patch).await? {
                     Outcome::Applied(ack) => {
                         done += 1;
@@ -88,7 +101,11 @@ async fn versions_guard(case: &Case<'_>) -> Checked {
                     }
                     Outcome::Conflict { actual } => {
                         conflicts += 1;
-                        check!(actual > seen.version, "a conflict with {actual} at {}", seen.version);
+                        check!(
+                            actual > seen.version,
+                            "a conflict with {actual} at {}",
+                            seen.version
+                        );
                     }
                     other => return Err(Stop::fail(format!("an edit was answered {other:?}"))),
                 }
@@ -158,155 +175,6 @@ async fn bring(store: &Store, state: State) -> Checked<Job> {
     read(store, id).await
 }
 
-async fn the_table_of_transitions(case: &Case<'_>) -> Checked {
-    let store = case.store();
-    for transition in transitions() {
-        check_applied(case, &transition).await?;
-        // Never held: no transition leads from its state.
-        let unheld = bring(store, State::Waiting).await?;
-        refuse(store, &unheld, &transition, Outcome::Illegal { from: State::Waiting }).await?;
-        cancel(store, unheld.id, "stop").await?;
-        let unheld = read(store, unheld.id).await?;
-        refuse(store, &unheld, &transition, Outcome::Illegal { from: State::Cancelled }).await?;
-        // The run was ended by its holder: the same again is a repeat, anything else is fenced.
-        for first in transitions() {
-            let held = running(store).await?;
-            settle(store, &held, first.clone()).await?;
-            let ended = read(store, held.id).await?;
-            match try_settle(store, &held, transition.clone()).await? {
-                Outcome::Repeated(_) if first.kind() == transition.kind() => {}
-                Outcome::Fenced if first.kind() != transition.kind() => {}
-                other => {
-                    return Err(Stop::fail(format!(
-                        "{:?} after the holder's own {:?} was answered {other:?}",
-                        transition.kind(),
-                        first.kind()
-                    )));
-                }
-            }
-            check_unchanged(store, &ended, "a second end").await?;
-            cancel(store, held.id, "out of the way").await?;
-        }
-        // A transition is the holder's: without its fence the call is malformed.
-        let held = running(store).await?;
-        for guard in [Guard::None, Guard::Version(held.version)] {
-            let patch = JobPatch::transition(transition.clone());
-            let answer = store.update_one(held.id, guard, patch).await;
-            check_eq!(
-                answer.as_ref().map_err(queue_core::Error::kind),
-                Err(ErrorKind::Invalid),
-                "{:?} under {guard:?}",
-                transition.kind()
-            );
-            check_unchanged(store, &held, "a transition without a fence").await?;
-        }
-    }
-    lost_runs(case).await
-}
-
-/// The holder lost the job. Until somebody else takes it, no transition leads from its state.
-async fn lost_runs(case: &Case<'_>) -> Checked {
-    let store = case.store();
-    for end in [End::Reap, End::ReapExhausted, End::ReapCancelled] {
-        let mut new = job("lost");
-        end.prepare(&mut new);
-        put(store, &new).await?;
-        let held = take_for(store, new.id, brief(case)).await?;
-        end.make(case, &held, When::Now).await?;
-        let lost = read(store, new.id).await?;
-        for transition in transitions() {
-            let expected = Outcome::Illegal { from: end.state() };
-            refuse(store, &lost, &transition, expected).await?;
-        }
-        if end.state() == State::Waiting {
-            let again = take_id(store, new.id).await?;
-            for transition in transitions() {
-                let outcome = try_settle(store, &held, transition).await?;
-                check_eq!(outcome, Outcome::Fenced, "a transition under the fence of a lost run");
-            }
-            check_unchanged(store, &again, "transitions under the fence of a lost run").await?;
-        }
-    }
-    Ok(())
-}
-
-async fn refuse(store: &Store, job: &Job, transition: &Transition, expected: Outcome) -> Checked {
-    let kind = transition.kind();
-    let patch = ending(transition.clone(), laden());
-    let outcome = update(store, job.id, Guard::Fence(job.fence), patch).await?;
-    check_eq!(outcome, expected, "{kind:?} on a {} job by who does not hold it", job.state);
-    check_unchanged(store, job, "a refused transition").await
-}
-
-/// What a transition of a running job sets, field by field.
-async fn check_applied(case: &Case<'_>, transition: &Transition) -> Checked {
-    let store = case.store();
-    let kind = transition.kind();
-    let held = running(store).await?;
-    write(store, &held, JobPatch::progress(Progress::new(50))).await?;
-    case.pass(Duration::from_millis(2)).await?;
-    let from = case.now().await?;
-    settle(store, &held, transition.clone()).await?;
-    let to = case.now().await?;
-    let job = read(store, held.id).await?;
-    let (state, attempt) = match kind {
-        TransitionKind::Complete => (State::Completed, 1),
-        TransitionKind::Retry => (State::Waiting, 1),
-        TransitionKind::Release => (State::Waiting, 0),
-        TransitionKind::Fail => (State::Failed, 1),
-        TransitionKind::Cancel => (State::Cancelled, 1),
-    };
-    check_eq!(job.state, state, "state after {kind:?}");
-    check_eq!((job.attempt, job.crashes), (attempt, 0), "attempt and crashes after {kind:?}");
-    check_eq!(job.version, Version(3), "version after {kind:?}");
-    check_eq!(job.fence, held.fence, "fence after {kind:?}");
-    check_eq!((&job.holder, job.lease_until), (&None, None), "holder and lease after {kind:?}");
-    check_eq!(job.started_at, held.started_at, "started_at after {kind:?}");
-    check_eq!(job.progress, Some(Progress::new(50)), "progress after {kind:?}");
-    match state {
-        State::Waiting => {
-            check_time(Some(job.run_at), from, to, "run_at")?;
-            check_eq!(job.finished_at, None, "finished_at after {kind:?}");
-        }
-        _ => {
-            check_eq!(job.run_at, held.run_at, "run_at after {kind:?}");
-            check_time(job.finished_at, from, to, "finished_at")?;
-        }
-    }
-    let output = (kind == TransitionKind::Complete).then(|| value("done"));
-    check_eq!(job.output, output, "output after {kind:?}");
-    let error = match kind {
-        TransitionKind::Retry => Some(value("again")),
-        TransitionKind::Fail => Some(value("failed")),
-        _ => None,
-    };
-    check_eq!(job.error, error, "error after {kind:?}");
-    match (&job.cancel, kind) {
-        (Some(cancel), TransitionKind::Cancel) => {
-            check_eq!(cancel.reason, "own", "the holder's reason");
-            check_time(Some(cancel.at), from, to, "the time of the cancel")?;
-        }
-        (None, TransitionKind::Cancel) => return Err(Stop::fail("a cancelled job says no reason")),
-        (cancel, _) => check_eq!(cancel, &None, "cancel after {kind:?}"),
-    }
-    if state == State::Waiting {
-        check_error_stays(store, job).await?;
-    }
-    Ok(())
-}
-
-/// The error of the last failed attempt stays through a release, and goes when the job completes.
-async fn check_error_stays(store: &Store, job: Job) -> Checked {
-    let again = take_id(store, job.id).await?;
-    check_eq!(again.error, job.error, "the error after a further claim");
-    settle(store, &again, release(When::Now)).await?;
-    let again = take_id(store, job.id).await?;
-    check_eq!(again.error, job.error, "the error after a release");
-    settle(store, &again, complete()).await?;
-    check_eq!(read(store, job.id).await?.error, None, "the error of a completed job");
-    Ok(())
-}
-
 async fn outcomes_are_positional(case: &Case<'_>) -> Checked {
     let store = case.store();
     for round in 0..case.times(4) {
@@ -330,7 +198,11 @@ async fn outcomes_are_positional(case: &Case<'_>) -> Checked {
                 "repeated".to_owned(),
             ),
             (
-                JobUpdate::held(moved.id, moved.fence, ending(retry(When::After(HOUR)), label("moved"))),
+                JobUpdate::held(
+                    moved.id,
+                    moved.fence,
+                    ending(retry(When::After(HOUR)), label("moved")),
+                ),
                 "applied".to_owned(),
             ),
         ];
@@ -408,9 +280,14 @@ async fn malformed_calls_change_nothing(case: &Case<'_>) -> Checked {
         check_unchanged(store, &one, what).await?;
         check_unchanged(store, &two, what).await?;
     }
-    let twice = [queue_core::Held::new(one.id, one.fence), queue_core::Held::new(one.id, one.fence)];
+    let twice =
+        [queue_core::Held::new(one.id, one.fence), queue_core::Held::new(one.id, one.fence)];
     let answer = store.heartbeat(&twice, HOUR).await;
-    check_eq!(answer.map_err(|e| e.kind()), Err(ErrorKind::Invalid), "a heartbeat of one job twice");
+    check_eq!(
+        answer.map_err(|e| e.kind()),
+        Err(ErrorKind::Invalid),
+        "a heartbeat of one job twice"
+    );
     let answer = store.heartbeat(&twice[..1], Duration::ZERO).await;
     check_eq!(answer.map_err(|e| e.kind()), Err(ErrorKind::Invalid), "a heartbeat for no time");
     let mut nothing = request.clone();
@@ -419,7 +296,11 @@ async fn malformed_calls_change_nothing(case: &Case<'_>) -> Checked {
     check!(answer.is_err(), "a claim for no time was answered {answer:?}");
     check_unchanged(store, &one, "a malformed heartbeat").await?;
     check_unchanged(store, &two, "updates that came with a malformed claim").await?;
-    check_eq!(store.claim(&request).await?.jobs.len(), 1, "jobs that malformed calls left to claim");
+    check_eq!(
+        store.claim(&request).await?.jobs.len(),
+        1,
+        "jobs that malformed calls left to claim"
+    );
     Ok(())
 }
 
@@ -503,7 +384,11 @@ async fn repeated_settles(case: &Case<'_>) -> Checked {
         let applied = outcomes.iter().filter(|outcome| outcome.applied().is_some()).count();
         check_eq!(applied, 1, "Applied among copies of one settle: {outcomes:?}");
         check!(outcomes.iter().all(Outcome::is_saved), "copies of one settle: {outcomes:?}");
-        check_eq!(read(store, held.id).await?.attempt, 0, "the attempt after copies of one release");
+        check_eq!(
+            read(store, held.id).await?.attempt,
+            0,
+            "the attempt after copies of one release"
+        );
     }
     Ok(())
 }
@@ -526,15 +411,21 @@ async fn conflicts_tell_the_version(case: &Case<'_>) -> Checked {
         async move {
             for step in 0..each {
                 if i < 2 {
-                    edit(&store, id, JobPatch::default().with_label(format!("{i}"), step.to_string()))
-                        .await?;
+                    edit(
+                        &store,
+                        id,
+                        JobPatch::default().with_label(format!("{i}"), step.to_string()),
+                    )
+                    .await?;
                     continue;
                 }
                 let before = read(&store, id).await?.version;
                 let outcome = update(&store, id, Guard::Version(Version(0)), laden()).await?;
                 let after = read(&store, id).await?.version;
                 let Outcome::Conflict { actual } = outcome else {
-                    return Err(Stop::fail(format!("an edit of version 0 was answered {outcome:?}")));
+                    return Err(Stop::fail(format!(
+                        "an edit of version 0 was answered {outcome:?}"
+                    )));
                 };
                 check!(
                     before <= actual && actual <= after,
@@ -553,7 +444,8 @@ async fn missing_jobs(case: &Case<'_>) -> Checked {
     running(store).await?;
     let absent = JobId::new();
     let fence = Fence::new(1, uuid::Uuid::now_v7());
-    for guard in [Guard::None, Guard::Version(Version(1)), Guard::Version(Version(0)), Guard::Fence(fence)]
+    for guard in
+        [Guard::None, Guard::Version(Version(1)), Guard::Version(Version(0)), Guard::Fence(fence)]
     {
         let outcome = update(store, absent, guard, laden()).await?;
         check_eq!(outcome, Outcome::Missing, "a write under {guard:?} to a job that never was");
@@ -603,155 +495,6 @@ async fn labels_are_merged(case: &Case<'_>) -> Checked {
     check_eq!(store.count(&both).await?, 1, "jobs found by two labels");
     check_eq!(store.count(&both.with_label("b", "2")).await?, 0, "jobs found when one differs");
     Ok(())
-}
-
-/// Jobs of two queues, two kinds and two labels, in every state.
-async fn population(store: &Store) -> Checked<Vec<JobId>> {
-    let mut jobs: Vec<NewJob> = plain_jobs(20);
-    for (i, job) in jobs.iter_mut().enumerate() {
-        job.queue = queue(if i % 2 == 0 { "even" } else { "odd" })?;
-        job.kind = if i % 4 < 2 { "low" } else { "high" }.into();
-        job.labels.insert("third".into(), (i % 3).to_string());
-        if i % 5 == 0 {
-            job.when = When::After(HOUR);
-        }
-    }
-    put_all(store, &jobs).await?;
-    for (i, job) in jobs.iter().enumerate() {
-        let end = match i % 5 {
-            1 => Some(complete()),
-            2 => Some(fail()),
-            3 => Some(give_up()),
-            _ => None,
-        };
-        if i % 5 != 0 && i % 10 != 9 {
-            let held = take_id(store, job.id).await?;
-            if let Some(end) = end {
-                settle(store, &held, end).await?;
-            }
-        }
-    }
-    Ok(jobs.iter().map(|job| job.id).collect())
-}
-
-async fn read_all(store: &Store, ids: &[JobId]) -> Checked<Vec<Job>> {
-    Ok(store.get(ids, queue_core::LogRead::All).await?.into_iter().flatten().collect())
-}
-
-async fn bulk_changes(case: &Case<'_>) -> Checked {
-    let store = case.store();
-    let ids = population(store).await?;
-    let later = case.now().await?.plus(Duration::from_secs(60));
-    let mut not_due = JobFilter::all();
-    not_due.run_at = TimeRange::from(later);
-    let mut old = JobFilter::all();
-    old.created = TimeRange::before(Timestamp::EPOCH);
-    let filters = [
-        JobFilter::queue(queue("even")?),
-        JobFilter::kind("high").with_states(States::LIVE),
-        JobFilter::label("third", "1"),
-        not_due,
-        old,
-        JobFilter::ids(ids[4..9].iter().copied()),
-        JobFilter::queue(queue("odd")?).with_label("third", "2").with_states(State::Running),
-        JobFilter::all(),
-    ];
-    let changes = [
-        BulkChange::Priority(7),
-        BulkChange::Priority(-7),
-        BulkChange::Wake,
-        BulkChange::Queue(queue("odd")?),
-        cancelling("first"),
-        cancelling("second"),
-    ];
-    let mut rng = case.rng();
-    for step in 0..case.times(16) {
-        // The cancels last, or nothing would be left alive.
-        let change = if step < 10 { rng.pick(&changes[..4]) } else { rng.pick(&changes) };
-        let (Some(filter), Some(change)) = (rng.pick(&filters), change) else { continue };
-        let before = read_all(store, &ids).await?;
-        let from = case.now().await?;
-        let met = store.update_where(filter, change).await?;
-        let to = case.now().await?;
-        let after = read_all(store, &ids).await?;
-        let mut expected = counts(0, 0, 0);
-        for (old, new) in before.iter().zip(&after) {
-            let matched = matches(old, filter);
-            let running = old.state == State::Running;
-            let signals = matches!(change, BulkChange::Wake | BulkChange::Cancel { .. });
-            if matched {
-                *match old.state {
-                    state if state.is_final() => &mut expected.finished,
-                    State::Running if signals => &mut expected.signalled,
-                    _ => &mut expected.changed,
-                } += 1;
-            }
-            let mut want = old.clone();
-            if matched && !old.state.is_final() {
-                apply_by_hand(&mut want, change, running, new, (from, to))?;
-            }
-            check_eq!(*new, want, "job {} ({}) after {change:?} of {filter:?}", old.id, old.state);
-        }
-        check_eq!(met, expected, "the counts of {change:?} of {filter:?}");
-    }
-    Ok(())
-}
-
-/// What the contract says that a bulk change does to a live job; stamps are taken over once they were checked.
-fn apply_by_hand(
-    job: &mut Job,
-    change: &BulkChange,
-    running: bool,
-    found: &Job,
-    (from, to): (Timestamp, Timestamp),
-) -> Checked {
-    let version = Version(job.version.0 + 1);
-    match change {
-        BulkChange::Priority(priority) => {
-            job.priority = *priority;
-            job.version = version;
-        }
-        BulkChange::Queue(queue) => {
-            job.queue = queue.clone();
-            job.version = version;
-        }
-        BulkChange::Wake if !running && job.run_at > to => {
-            check_time(Some(found.run_at), from, to, "run_at of a job that was woken")?;
-            job.run_at = found.run_at;
-            job.version = version;
-        }
-        BulkChange::Cancel { reason } if job.cancel.is_none() => {
-            let at = found.cancel.as_ref().map(|cancel| cancel.at);
-            check_time(at, from, to, "the time of the cancel")?;
-            job.cancel = at.map(|at| queue_core::CancelRequest::new(reason.clone(), at));
-            job.version = version;
-            if !running {
-                check_time(found.finished_at, from, to, "finished_at of a cancelled job")?;
-                job.finished_at = found.finished_at;
-                job.state = State::Cancelled;
-            }
-        }
-        _ => {}
-    }
-    Ok(())
-}
-
-/// Whether a job matches a filter: the contract's words once more.
-pub(super) fn matches(job: &Job, filter: &JobFilter) -> bool {
-    let within = |range: &TimeRange, at: Option<Timestamp>| match at {
-        None => range.from.is_none() && range.before.is_none(),
-        Some(at) => {
-            range.from.is_none_or(|from| at >= from) && range.before.is_none_or(|before| at < before)
-        }
-    };
-    filter.states.contains(job.state)
-        && filter.ids.as_ref().is_none_or(|ids| ids.contains(&job.id))
-        && filter.queues.as_ref().is_none_or(|queues| queues.contains(&job.queue))
-        && filter.kinds.as_ref().is_none_or(|kinds| kinds.contains(&job.kind))
-        && filter.labels.iter().all(|label| job.labels.iter().any(|own| own == label))
-        && within(&filter.created, Some(job.created_at))
-        && within(&filter.run_at, Some(job.run_at))
-        && within(&filter.finished, job.finished_at)
 }
 
 async fn finished_at_is_set_once(case: &Case<'_>) -> Checked {
