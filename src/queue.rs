@@ -179,3 +179,26 @@ pub fn registry() -> StoreRegistry {
     registry.switched_off("sqlite", "sqlite");
     registry
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_unknown_scheme_is_answered_with_the_known_ones_and_without_the_password() {
+        let error = Queue::connect("mysql://root:secret@db/jobs").await.unwrap_err().to_string();
+        assert!(error.contains("\"mysql\"") && error.contains("memory:"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    #[tokio::test]
+    async fn a_scheme_whose_feature_is_off_is_answered_with_the_feature() {
+        let error = Queue::connect("sqlite:jobs.db").await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "configuration: URLs that begin with sqlite: need the feature `sqlite`, which is \
+             switched off in this build"
+        );
+    }
+}
