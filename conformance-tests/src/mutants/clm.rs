@@ -19,6 +19,39 @@ const MICRO: Duration = Duration::from_micros(1);
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
+        "claim-drops-malformed-kinds",
+        "kinds and labels that no job can have are passed over instead of refused",
+        &["CLM-15"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let mut request = request.clone();
+                if let queue_core::Kinds::Only(kinds) = &mut request.kinds {
+                    kinds.retain(|kind| queue_core::name::check_name("kind", kind).is_ok());
+                }
+                request.filter = request.filter.filter(|filter| filter.check().is_ok());
+                world.claim(&request, now)
+            })
+        },
+    ),
+    Mutant::new(
+        "claim-takes-before-it-checks",
+        "a malformed claim is refused after it has taken its jobs",
+        &["CLM-15"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let checked = request.check();
+                let mut sound = request.clone();
+                sound.lease = sound.lease.max(std::time::Duration::from_secs(1));
+                sound.holder = "sound".into();
+                let claimed = match checked.is_ok() {
+                    true => world.claim(request, now),
+                    false => world.claim(&sound, now),
+                };
+                checked.and(claimed)
+            })
+        },
+    ),
+    Mutant::new(
         "claim-select-then-update",
         "jobs are selected, then updated by id, without lock or guard",
         &["CLM-1"],

@@ -9,6 +9,22 @@ use super::{Flaw, Mutant, raw};
 
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
+        "heartbeat-takes-any-progress",
+        "the progress that a heartbeat carries is cut to 100 percent instead of refused",
+        &["UPD-6"],
+        || {
+            Flaw::none().heartbeat(|world, held, lease, now| {
+                let mut held = held.to_vec();
+                for held in &mut held {
+                    if let Some(progress) = &mut held.progress {
+                        progress.percent = progress.percent.min(100);
+                    }
+                }
+                world.heartbeat(&held, *lease, now)
+            })
+        },
+    ),
+    Mutant::new(
         "heartbeat-adds-to-the-lease",
         "a heartbeat adds to the old end of the lease",
         &["LSE-1"],

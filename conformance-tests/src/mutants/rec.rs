@@ -4,7 +4,7 @@ use std::{
 };
 
 use futures::FutureExt;
-use queue_core::{Ack, Outcome, PAUSED_QUEUE, Version, spec::World};
+use queue_core::{Ack, ErrorKind, Outcome, PAUSED_QUEUE, Payload, Record, Version, spec::World};
 
 use super::{Flaw, Mutant};
 
@@ -33,6 +33,24 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
+    Mutant::new(
+        "record-prefix-unchecked",
+        "any text is taken for a prefix of keys",
+        &["REC-4"],
+        || Flaw::none().records(|world, prefix, _| Ok(world.records(prefix))),
+    ),
+    Mutant::new("record-of-any-size", "the size of a record is not checked", &["REC-4"], || {
+        Flaw::none().put_record(|world, record, expect, now| {
+            // A world without limits would refuse nothing; the key is still checked.
+            match world.put_record(record, *expect, now) {
+                Err(error) if error.kind() == ErrorKind::TooLarge => {
+                    let small = Record::new(record.key.clone(), Payload::null());
+                    world.put_record(&small, *expect, now)
+                }
+                answer => answer,
+            }
+        })
+    }),
     Mutant::new("record-ignores-version", "a record is always put", &["REC-1"], || {
         Flaw::none().put_record(|world, record, _, now| world.put_record(record, None, now))
     }),

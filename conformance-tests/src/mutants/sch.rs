@@ -8,6 +8,16 @@ use queue_core::{
 use super::{Flaw, Mutant, raw};
 
 pub(super) const MUTANTS: &[Mutant] = &[
+    Mutant::new("schedule-error-raw", "the error of a slot is kept as it is", &["SCH-3"], || {
+        Flaw::none().fire(|world, fire, now| {
+            let fired = world.fire(fire, now)?;
+            if let (Some(error), Some(mut stat)) = (&fire.error, stat(world, fire)) {
+                stat.last_error = Some(error.clone());
+                world.place_schedule(stat);
+            }
+            Ok(fired)
+        })
+    }),
     Mutant::new(
         "fire-count-then-insert",
         "the last slot is looked up, then the job inserted",

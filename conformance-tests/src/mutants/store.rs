@@ -9,7 +9,7 @@ use queue_core::{
     BulkChange, BulkOutcome, Capabilities, ClaimRequest, Claimed, Clock, Fire, Fired, Held,
     Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page,
     Reach, Reaped, Record, Result, ScheduleStat, StoreInfo, Tally, Timestamp, Version, Wakeup,
-    spec::World,
+    check_prefix, spec::World,
 };
 
 use super::flaw::{Flaw, Shared};
@@ -147,7 +147,10 @@ impl JobStore for BrokenStore {
     }
 
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
-        either!(self.records(prefix), |world, now| Ok(world.records(prefix)))
+        either!(self.records(prefix), |world, now| {
+            check_prefix(prefix)?;
+            Ok(world.records(prefix))
+        })
     }
 
     async fn put_record(&self, record: &Record, expect: Option<Version>) -> Result<Outcome> {

@@ -45,6 +45,7 @@ group! {
     "CLM-12", "a claim does not wait for what another claimer holds" => contention::claims_do_not_queue_up;
     "CLM-13", "the returned job is the one that get reads, and a repeat returns it again" => claimed_is_what_get_reads;
     "CLM-14", "the log comes along as asked" => the_log_comes_along;
+    "CLM-15", "a malformed request is Invalid and takes nothing" => malformed_requests_take_nothing;
 }
 
 async fn held(store: &Store) -> Checked<u64> {
@@ -427,5 +428,34 @@ async fn the_log_comes_along(case: &Case<'_>) -> Checked {
         expected.insert(seq + 2, (seq + 1).to_string());
         settle(store, &job, retry(When::Now)).await?;
     }
+    Ok(())
+}
+
+async fn malformed_requests_take_nothing(case: &Case<'_>) -> Checked {
+    let store = case.store();
+    put_all(store, &plain_jobs(3)).await?;
+    let with = |spoil: &dyn Fn(&mut queue_core::ClaimRequest)| {
+        let mut request = wanted(3);
+        spoil(&mut request);
+        request
+    };
+    let label = || JobFilter::label("tenant", "a\u{7}");
+    let requests = [
+        ("a lease of nothing", with(&|request| request.lease = Duration::ZERO)),
+        ("a holder without a name", with(&|request| request.holder = "".into())),
+        ("a NUL in the holder", with(&|request| request.holder = "a\0".into())),
+        ("a NUL in a kind", with(&|request| request.kinds = Kinds::Only(vec!["a\0".into()]))),
+        ("an empty kind", with(&|request| request.kinds = Kinds::Only(vec!["".into()]))),
+        ("a label that no job can have", with(&|request| request.filter = Some(label()))),
+    ];
+    for (what, request) in requests {
+        let answer = store.claim(&request).await;
+        check!(
+            matches!(&answer, Err(error) if error.kind() == queue_core::ErrorKind::Invalid),
+            "a claim with {what} was answered {answer:?}"
+        );
+        check_eq!(held(store).await?, 0, "jobs held after a claim with {what}");
+    }
+    check_eq!(claim(store, 3).await?.len(), 3, "jobs that a sound claim takes afterwards");
     Ok(())
 }

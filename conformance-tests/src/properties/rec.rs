@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use queue_core::{JobStoreExt, Outcome, Record, Version, When};
+use queue_core::{ErrorKind, JobStoreExt, Outcome, Record, Version, When};
 use tokio::time::Instant;
 
 use super::scene::{
@@ -15,6 +15,7 @@ group! {
     "REC-1", "of racing puts that expect one version exactly one is made" => versioned_puts;
     "REC-2", "records are listed by prefix, in order" => records_by_prefix;
     "REC-3", "a claim skips a paused queue within a second" => paused_queues_are_skipped;
+    "REC-4", "a malformed or oversized record is refused, and nothing is changed" => unfit_records_are_refused;
 }
 
 async fn versioned_puts(case: &Case<'_>) -> Checked {
@@ -209,5 +210,43 @@ async fn settle_for(
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+    Ok(())
+}
+
+async fn unfit_records_are_refused(case: &Case<'_>) -> Checked {
+    let store = case.store();
+    put_record(store, &Record::new("sound", value(1))).await?;
+    for key in ["", "a\n", "a\0", &"x".repeat(257)] {
+        for record in [Record::new(key, value(2)), Record::removal(key)] {
+            let answer = store.put_record(&record, None).await;
+            check!(
+                matches!(&answer, Err(error) if error.kind() == ErrorKind::Invalid),
+                "a record with the key {key:?} was answered {answer:?}"
+            );
+        }
+    }
+    for prefix in ["a\0", "\u{7f}"] {
+        let answer = store.records(prefix).await;
+        check!(
+            matches!(&answer, Err(error) if error.kind() == ErrorKind::Invalid),
+            "the prefix {prefix:?} was answered {answer:?}"
+        );
+    }
+    let limit = case.info().capabilities.max_payload_bytes;
+    // Larger limits would cost more memory than the check is worth.
+    if let Ok(bytes) = usize::try_from(limit)
+        && limit <= 64 << 20
+    {
+        let large = text(format!("\"{}\"", "x".repeat(bytes - 1)))?;
+        let answer = store.put_record(&Record::new("sound", large), None).await;
+        check!(
+            matches!(&answer, Err(error) if error.kind() == ErrorKind::TooLarge),
+            "a body of {} bytes was answered {answer:?}",
+            bytes + 1
+        );
+    }
+    let listed = store.records("").await?;
+    let found: Vec<_> = listed.iter().map(|record| (&*record.key, record.version)).collect();
+    check_eq!(found, vec![("sound", Version(1))], "the records, after all of them were refused");
     Ok(())
 }

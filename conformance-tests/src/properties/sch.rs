@@ -109,11 +109,16 @@ async fn statistics_are_exact(case: &Case<'_>) -> Checked {
     let story = [
         (keyed(1), Fired::Enqueued(id(1)), (1, 0, Some(id(1)), None)),
         (keyed(2), Fired::Skipped(Some(id(1))), (1, 1, Some(id(1)), None)),
-        (failed(3, "no input"), Fired::Skipped(None), (1, 2, Some(id(1)), Some("no input"))),
+        // A NUL is made storable: it must not be the reason why a slot cannot be recorded.
+        (
+            failed(3, "no\0input"),
+            Fired::Skipped(None),
+            (1, 2, Some(id(1)), Some("no\u{fffd}input")),
+        ),
         (
             Fire::skip("s", slot(4), None),
             Fired::Skipped(None),
-            (1, 3, Some(id(1)), Some("no input")),
+            (1, 3, Some(id(1)), Some("no\u{fffd}input")),
         ),
         (failed(5, "still none"), Fired::Skipped(None), (1, 4, Some(id(1)), Some("still none"))),
         (fire("s", 6), Fired::Enqueued(id(6)), (2, 4, Some(id(6)), None)),

@@ -262,7 +262,7 @@ async fn malformed_calls_change_nothing(case: &Case<'_>) -> Checked {
             ],
         ),
         ("a transition without a fence", bad(JobPatch::transition(complete()))),
-        ("progress of 101 percent", bad(JobPatch::progress(too_far))),
+        ("progress of 101 percent", bad(JobPatch::progress(too_far.clone()))),
         ("an empty label", bad(JobPatch::default().with_label("", "x"))),
         ("a label value of 257 bytes", bad(JobPatch::default().with_label("a", "x".repeat(257)))),
         ("a NUL in a label", bad(JobPatch::default().without_label("a\0"))),
@@ -288,6 +288,10 @@ async fn malformed_calls_change_nothing(case: &Case<'_>) -> Checked {
         Err(ErrorKind::Invalid),
         "a heartbeat of one job twice"
     );
+    let mut boasting = twice[0].clone();
+    boasting.progress = Some(too_far.clone());
+    let answer = store.heartbeat(&[boasting], HOUR).await;
+    check_eq!(answer.map_err(|e| e.kind()), Err(ErrorKind::Invalid), "a heartbeat of 101 percent");
     let answer = store.heartbeat(&twice[..1], Duration::ZERO).await;
     check_eq!(answer.map_err(|e| e.kind()), Err(ErrorKind::Invalid), "a heartbeat for no time");
     let mut nothing = request.clone();
