@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Fence, JobId, LogEntry, Payload, QueueName, Result, State, States, Timestamp, Version,
-    When, name::check_name, state,
+    When, name::check_name, payload::present, state,
 };
 
 /// How many crashes a job survives unless it says otherwise.
@@ -251,8 +251,10 @@ pub struct Job {
     /// How far it has come.
     pub progress: Option<Progress>,
     /// What it returned; `None` is no output, `Some` of JSON `null` is one.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub output: Option<Payload>,
     /// The error of the latest failed attempt; gone once the job completes.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub error: Option<Payload>,
     /// The request to cancel it.
     pub cancel: Option<CancelRequest>,

@@ -30,6 +30,9 @@ pub struct JobError {
     pub cancelled: bool,
 }
 
+/// The most causes that are stored.
+const MAX_CAUSES: usize = 16;
+
 impl JobError {
     /// An error with a name and a message, not final.
     pub fn new(name: impl Into<String>, message: impl Into<String>) -> Self {
@@ -59,16 +62,23 @@ impl JobError {
         }
     }
 
-    /// The error as a payload, its texts made storable.
-    pub fn to_payload(&self) -> Payload {
-        let clean = JobError {
+    /// The error with its texts made storable: each at most 8 KiB, and at most 16 causes. An error
+    /// must never be the reason why the end of a job cannot be stored.
+    #[must_use]
+    pub fn cleaned(&self) -> Self {
+        JobError {
             name: clean_message(&self.name),
             message: clean_message(&self.message),
-            chain: self.chain.iter().map(|cause| clean_message(cause)).collect(),
-            ..self.clone()
-        };
+            chain: self.chain.iter().take(MAX_CAUSES).map(|cause| clean_message(cause)).collect(),
+            step: self.step.clone(),
+            ..*self
+        }
+    }
+
+    /// The error as a payload, [`cleaned`](Self::cleaned).
+    pub fn to_payload(&self) -> Payload {
         // A struct of strings and numbers always serialises.
-        Payload::from_value(&clean).unwrap_or_default()
+        Payload::from_value(&self.cleaned()).unwrap_or_default()
     }
 }
 

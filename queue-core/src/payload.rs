@@ -117,6 +117,14 @@ impl<'de> Deserialize<'de> for Payload {
     }
 }
 
+/// Reads an optional document that is there: `null` is a document, not none. For
+/// `#[serde(default, deserialize_with = "present")]`.
+pub(crate) fn present<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Payload>, D::Error> {
+    Payload::deserialize(deserializer).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,6 +141,19 @@ mod tests {
         ] {
             assert_eq!(Payload::from_text(text).unwrap().as_str(), text);
             assert_eq!(Payload::from_text(format!(" \n{text}\t")).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn null_is_a_document_in_records_and_outputs() {
+        for record in [crate::Record::new("a", Payload::null()), crate::Record::removal("a")] {
+            let text = serde_json::to_string(&record).unwrap();
+            assert_eq!(serde_json::from_str::<crate::Record>(&text).unwrap(), record, "{text}");
+        }
+        for output in [Some(Payload::null()), None] {
+            let end = crate::Transition::Complete { output };
+            let text = serde_json::to_string(&end).unwrap();
+            assert_eq!(serde_json::from_str::<crate::Transition>(&text).unwrap(), end, "{text}");
         }
     }
 

@@ -7,6 +7,9 @@ use crate::{
     name::check_name,
 };
 
+/// The most labels that a filter can ask for.
+pub const MAX_FILTER_LABELS: usize = 64;
+
 /// Which jobs are meant. All conditions must hold; the default matches every job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -19,7 +22,7 @@ pub struct JobFilter {
     pub kinds: Option<Vec<Cow<'static, str>>>,
     /// One of these states.
     pub states: States,
-    /// All of these labels.
+    /// All of these labels, at most [`MAX_FILTER_LABELS`].
     pub labels: BTreeMap<String, String>,
     /// Inserted in this time.
     pub created: TimeRange,
@@ -92,9 +95,15 @@ impl JobFilter {
     /// Checks labels and kinds. Stores call it first.
     ///
     /// # Errors
-    /// `Invalid` for a label or kind that no job can have.
+    /// `Invalid` for a label or kind that no job can have, and for too many labels.
     pub fn check(&self) -> Result<()> {
         self.kinds.iter().flatten().try_for_each(|kind| check_name("kind", kind))?;
+        if self.labels.len() > MAX_FILTER_LABELS {
+            return Err(Error::invalid(format!(
+                "a filter asks for at most {MAX_FILTER_LABELS} labels, not {}",
+                self.labels.len()
+            )));
+        }
         check_labels(&self.labels)
     }
 }

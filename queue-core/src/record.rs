@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::{Payload, QueueName, Result, Timestamp, Version, name::check_name};
+use crate::{Payload, QueueName, Result, Timestamp, Version, name::check_name, payload::present};
 
 /// The prefix of the records that pause a queue.
 pub const PAUSED_QUEUE: &str = "paused-queue/";
@@ -15,6 +15,7 @@ pub struct Record {
     /// Its name: 1 to 256 bytes without control characters (a prefix and a queue's name fit).
     pub key: String,
     /// The fact; `None` removes it. A removed record is not listed, but its version goes on.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub body: Option<Payload>,
     /// How often it was put; given by the store.
     pub version: Version,

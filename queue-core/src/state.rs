@@ -98,8 +98,20 @@ impl FromStr for State {
 
 /// A set of states.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[serde(from = "u8", into = "u8")]
 pub struct States(u8);
+
+impl From<u8> for States {
+    fn from(bits: u8) -> Self {
+        States::from_bits(bits)
+    }
+}
+
+impl From<States> for u8 {
+    fn from(states: States) -> Self {
+        states.bits()
+    }
+}
 
 impl States {
     /// No state.

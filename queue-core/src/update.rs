@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     CancelRequest, Error, Fence, JobId, NewEntry, Payload, Progress, QueueName, Result, State,
-    Version, When, name::check_name,
+    Version, When, name::check_name, payload::present,
 };
 
 /// A change of one job: who may make it, and what it changes.
@@ -123,6 +123,7 @@ pub enum Transition {
     /// The job ended well.
     Complete {
         /// What it returned.
+        #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
         output: Option<Payload>,
     },
     /// The attempt failed; try again then. On a job that is to be cancelled, this cancels it; its

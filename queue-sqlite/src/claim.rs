@@ -240,9 +240,9 @@ impl Wanted {
 /// The queues that are paused.
 fn paused(writing: &Writing<'_>) -> Db<Vec<String>> {
     let prefix = queue_core::PAUSED_QUEUE;
-    // No record key holds a control character, so this is after every key with the prefix: U+10FFFF
-    // is the last character there is.
-    let end = format!("{prefix}{}", char::MAX);
+    // The prefix ends with a slash, and `0` is the character after it: this is after every key with
+    // the prefix.
+    let end = format!("{}0", prefix.trim_end_matches('/'));
     let mut statement = writing.db.prepare_cached(sql::PAUSED)?;
     let keys = every(&mut statement, [prefix, &end], |row| Ok(row.get::<_, String>(0)?))?;
     let paused = keys.into_iter().filter_map(|key| {

@@ -65,6 +65,11 @@ fn roll() -> f64 {
     (dice >> 11) as f64 / (1_u64 << 53) as f64
 }
 
+/// How long the busy handler of this thread's connection waits from now on.
+pub(crate) fn set_timeout(timeout: Duration) {
+    TIMEOUT.set(timeout);
+}
+
 /// Opens the connection that writes, makes the file a database in WAL mode and brings its tables up to date.
 pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection> {
     TIMEOUT.set(options.busy_timeout);
@@ -75,11 +80,28 @@ pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection> {
     let mut db = Connection::open_with_flags(&options.path, flags).map_err(named)?;
     db.busy_handler(Some(wait_for_lock)).map_err(named)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
+    // SQLite opens a file that it may not write read-only, without a word.
+    if db.is_readonly("main").map_err(named)? {
+        return Err(unusable(&options.path, "it cannot be written"));
+    }
     // Asked before anything is changed: a file that is no database, or belongs to a newer
     // version, stays as it is.
     let version = patiently(|| schema::version(&db)).map_err(named)?;
     schema::check_version(version, &options.path)?;
-    patiently(|| use_wal(&db)).map_err(named)?;
+    // Text compares by the bytes of the file's encoding, and claims rely on the order of UTF-8.
+    let encoding: String =
+        db.pragma_query_value(None, "encoding", |row| row.get(0)).map_err(named)?;
+    if encoding != "UTF-8" {
+        return Err(unusable(&options.path, &format!("its encoding is {encoding}, not UTF-8")));
+    }
+    let mode = patiently(|| use_wal(&db)).map_err(named)?;
+    if mode != "wal" {
+        return Err(unusable(
+            &options.path,
+            &format!("its file system does not allow a write-ahead log (the journal stays {mode})"),
+        ));
+    }
+    db.pragma_update(None, "journal_size_limit", LOG_LIMIT.cast_signed()).map_err(named)?;
     let synchronous = match options.synchronous {
         Synchronous::Full => "FULL",
         Synchronous::Normal => "NORMAL",
@@ -91,6 +113,27 @@ pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection> {
     let version = patiently(|| schema::version(&db)).map_err(named)?;
     schema::check_version(version, &options.path)?;
     Ok(db)
+}
+
+/// The size of the write-ahead log, in bytes, from which on the writer sees to it that it starts anew.
+pub(crate) const LOG_LIMIT: u64 = 16 * 1024 * 1024;
+
+/// Which file a path names; a file that was deleted or replaced is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileIdentity(Option<(u64, u64)>);
+
+impl FileIdentity {
+    #[cfg(unix)]
+    pub(crate) fn of(path: &Path) -> Self {
+        use std::os::unix::fs::MetadataExt;
+        FileIdentity(std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino())))
+    }
+
+    /// Elsewhere an open file cannot be deleted.
+    #[cfg(not(unix))]
+    pub(crate) fn of(_: &Path) -> Self {
+        FileIdentity(None)
+    }
 }
 
 /// Opens a connection that only reads.
@@ -105,22 +148,32 @@ pub(crate) fn open_reader(options: &SqliteOptions) -> Result<Connection> {
     Ok(db)
 }
 
-fn use_wal(db: &Connection) -> rusqlite::Result<()> {
+/// Switches to a write-ahead log, and answers the mode that the file is in then: SQLite keeps the old
+/// one, without an error, where it cannot change it.
+fn use_wal(db: &Connection) -> rusqlite::Result<String> {
     let mode: String = db.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
-    if mode != "wal" {
-        db.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    match mode == "wal" {
+        true => Ok(mode),
+        false => db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0)),
     }
-    Ok(())
+}
+
+fn unusable(path: &Path, why: &str) -> Error {
+    Error::new(ErrorKind::Config, format!("cannot use {}: {why}", path.display()))
+        .with_operation("open")
+        .with_store(STORE)
 }
 
 /// Repeats what SQLite refuses at once, without asking the busy handler: the change to WAL, and
 /// recovery of a log that others are opening too.
 fn patiently<T>(mut work: impl FnMut() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    let deadline = Instant::now() + TIMEOUT.get();
+    let since = Instant::now();
     let mut attempt = 0;
     loop {
         match work() {
-            Err(error) if kind_of(&error) == ErrorKind::Contention && Instant::now() < deadline => {
+            Err(error)
+                if kind_of(&error) == ErrorKind::Contention && since.elapsed() < TIMEOUT.get() =>
+            {
                 thread::sleep(pause(attempt));
                 attempt += 1;
             }

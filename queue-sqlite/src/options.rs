@@ -140,13 +140,17 @@ impl SqliteOptions {
     /// `Config`: the directory does not exist, the file cannot be opened or written, its schema is newer
     /// than this code. `Corrupt`: it is no database, or a damaged one. `Contention`: other
     /// processes kept it locked for longer than the busy timeout. Nothing was changed then.
-    pub async fn open(self) -> Result<SqliteStore> {
+    pub async fn open(mut self) -> Result<SqliteStore> {
         self.check()?;
+        // The process may change its directory later.
+        self.path = std::path::absolute(&self.path)
+            .map_err(|error| config(format!("cannot tell where the file is: {error}")))?;
         SqliteStore::start(self).await
     }
 
     fn check(&self) -> Result<()> {
         match self.path.to_str() {
+            Some(path) if path.contains('\0') => Err(config("the path of the file contains a NUL")),
             Some("") => Err(config("the URL names no file; write for example sqlite:jobs.db")),
             Some(":memory:") => Err(config(
                 "a SQLite store needs a file, because it reads and writes through several connections; \

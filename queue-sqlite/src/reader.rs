@@ -1,7 +1,6 @@
 //! The threads that read, each with a connection of its own.
 
 use std::{
-    io,
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Mutex, PoisonError, mpsc::Receiver},
     thread::{self, JoinHandle},
@@ -10,30 +9,31 @@ use std::{
 use queue_core::Result;
 use rusqlite::Connection;
 
-use crate::{SqliteOptions, connect};
+use crate::{SqliteOptions, connect, store::no_thread};
 
 /// A read that waits for its turn. It is given the connection, or the reason why there is none.
 pub(crate) type Read = Box<dyn FnOnce(Result<&mut Connection>) + Send>;
 
-/// Starts the threads. They end when the sending side of the channel is gone.
-pub(crate) fn start(
-    options: &SqliteOptions,
-    reads: Receiver<Read>,
-) -> io::Result<Vec<JoinHandle<()>>> {
+/// Opens the connections and starts the threads. They end when the sending side of the channel is
+/// gone. All connections are opened now, so that all see the file that the writer sees.
+pub(crate) fn start(options: &SqliteOptions, reads: Receiver<Read>) -> Result<Vec<JoinHandle<()>>> {
     let reads = Arc::new(Mutex::new(reads));
     (0..options.readers.get())
         .map(|_| {
             let (options, reads) = (options.clone(), reads.clone());
+            let db = connect::open_reader(&options)?;
             thread::Builder::new()
                 .name("queue-sqlite-read".to_owned())
-                .spawn(move || serve(&options, &reads))
+                .spawn(move || serve(db, &options, &reads))
+                .map_err(no_thread)
         })
         .collect()
 }
 
-/// Opens the connection when the first read comes, and again after it could not be opened.
-fn serve(options: &SqliteOptions, reads: &Mutex<Receiver<Read>>) {
-    let mut open: Option<Connection> = None;
+/// Opens the connection again after a read that panicked.
+fn serve(db: Connection, options: &SqliteOptions, reads: &Mutex<Receiver<Read>>) {
+    connect::set_timeout(options.busy_timeout);
+    let mut open = Some(db);
     loop {
         // The one thread that waits holds the lock; nothing can panic under it.
         let next = reads.lock().unwrap_or_else(PoisonError::into_inner).recv();

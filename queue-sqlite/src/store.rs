@@ -28,7 +28,7 @@ use crate::{
     insert, read,
     reader::{self, Read},
     schedule, update,
-    writer::{Call, Command, Writer, Writing},
+    writer::{Call, Command, Log, Writer, Writing},
 };
 
 /// How many wake-ups a slow listener may be behind before they are summed up as "anywhere".
@@ -86,9 +86,10 @@ impl SqliteStore {
                 (options.clone(), hints.clone(), transactions.clone());
             move || {
                 let started = connect::open_writer(&options).and_then(|db| {
-                    let readers = reader::start(&options, asked).map_err(no_thread)?;
+                    let readers = reader::start(&options, asked)?;
                     let clock = options.clock.clone();
-                    Ok(Writer { db, clock, commands: queue, readers, hints, transactions })
+                    let log = Log::of(&options);
+                    Ok(Writer { db, log, clock, commands: queue, readers, hints, transactions })
                 });
                 match started {
                     Ok(writer) => {
@@ -136,19 +137,30 @@ impl SqliteStore {
     /// come: call [`SqliteStore::announce`] after it, or leave the jobs to be found by polling.
     ///
     /// # Errors
-    /// As [`JobStore::insert`]; then none of the jobs is inserted, and the transaction can go on unless
-    /// SQLite itself gave it up.
+    /// As [`JobStore::insert`]; then none of the jobs is inserted, and the transaction can go on.
+    /// `Unavailable` when SQLite itself has rolled it back, as it does when the disk is full.
     pub fn insert_in(&self, tx: &Transaction<'_>, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
         self.capabilities().check_new(jobs)?;
+        // After SQLite has rolled it back (a full disk does that), statements on the connection
+        // would commit by themselves.
+        if tx.is_autocommit() {
+            return Err(Error::new(
+                ErrorKind::Unavailable,
+                "SQLite has rolled the caller's transaction back",
+            )
+            .with_operation("insert")
+            .with_store(STORE));
+        }
         let in_savepoint = || -> Db<Vec<Inserted>> {
             tx.execute_batch("SAVEPOINT queue_insert")?;
             let mut hints = std::collections::HashSet::new();
             let now = self.0.options.clock.now();
             let inserted = insert::insert(&mut Writing { db: tx, now, hints: &mut hints }, jobs);
-            tx.execute_batch(match inserted {
-                Ok(_) => "RELEASE queue_insert",
-                Err(_) => "ROLLBACK TO queue_insert; RELEASE queue_insert",
-            })?;
+            match inserted {
+                Ok(_) => tx.execute_batch("RELEASE queue_insert")?,
+                Err(_) if tx.is_autocommit() => {}
+                Err(_) => tx.execute_batch("ROLLBACK TO queue_insert; RELEASE queue_insert")?,
+            }
             inserted
         };
         in_savepoint().map_err(|fault| fault.into_error("insert"))
@@ -210,7 +222,7 @@ fn gone(operation: &'static str) -> Error {
         .with_store(STORE)
 }
 
-fn no_thread(error: std::io::Error) -> Error {
+pub(crate) fn no_thread(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Unavailable, "cannot start a thread")
         .with_source(error)
         .with_operation("open")

@@ -6,19 +6,25 @@
 use std::{
     collections::{HashSet, VecDeque},
     panic::{self, AssertUnwindSafe},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
         mpsc::{Receiver, TryRecvError},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use queue_core::{Clock, Effect, Error, ErrorKind, QueueName, Result, Timestamp, Wakeup};
 use rusqlite::Connection;
 use tokio::sync::{broadcast, oneshot};
 
-use crate::error::{Db, Fault, STORE, effect_of_commit, from_sqlite};
+use crate::{
+    SqliteOptions,
+    connect::{self, FileIdentity, LOG_LIMIT},
+    error::{Db, Fault, STORE, effect_of_commit, from_sqlite},
+};
 
 /// At most so many commands share a transaction, so that the first of them does not wait for ever.
 const GROUP: usize = 512;
@@ -87,9 +93,59 @@ where
     }
 }
 
+/// How long a write-ahead log that has grown too long may hold up the writer while it waits for
+/// readers, and how long it is left alone when they did not let it.
+const LOG_WAIT: Duration = Duration::from_millis(100);
+const LOG_PAUSE: Duration = Duration::from_secs(1);
+
+/// The files that the writer looks after.
+pub(crate) struct Log {
+    database: PathBuf,
+    wal: PathBuf,
+    identity: FileIdentity,
+    busy_timeout: Duration,
+    not_before: Instant,
+}
+
+impl Log {
+    pub(crate) fn of(options: &SqliteOptions) -> Self {
+        let mut wal = options.path.clone().into_os_string();
+        wal.push("-wal");
+        Log {
+            database: options.path.clone(),
+            wal: wal.into(),
+            identity: FileIdentity::of(&options.path),
+            busy_timeout: options.busy_timeout,
+            not_before: Instant::now(),
+        }
+    }
+
+    /// Whether the path still names the file that is open. What is written to a deleted file is lost.
+    fn is_in_place(&self) -> bool {
+        FileIdentity::of(&self.database) == self.identity
+    }
+
+    /// Starts a log anew that has grown too long. SQLite's own checkpoints cannot while some reader
+    /// is always in it.
+    fn tend(&mut self, db: &Connection) {
+        let length = std::fs::metadata(&self.wal).map_or(0, |file| file.len());
+        if length < LOG_LIMIT || Instant::now() < self.not_before {
+            return;
+        }
+        connect::set_timeout(LOG_WAIT.min(self.busy_timeout));
+        let answer =
+            db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        connect::set_timeout(self.busy_timeout);
+        if answer != Ok(0) {
+            self.not_before = Instant::now() + LOG_PAUSE;
+        }
+    }
+}
+
 /// The state of the thread that writes.
 pub(crate) struct Writer {
     pub(crate) db: Connection,
+    pub(crate) log: Log,
     pub(crate) clock: Clock,
     pub(crate) commands: Receiver<Box<dyn Command>>,
     pub(crate) readers: Vec<JoinHandle<()>>,
@@ -100,7 +156,7 @@ pub(crate) struct Writer {
 impl Writer {
     /// Works until the last handle is gone and everything that it asked for is done; then closes
     /// the connection, which moves the log into the database.
-    pub(crate) fn run(self) {
+    pub(crate) fn run(mut self) {
         let mut waiting: VecDeque<Box<dyn Command>> = VecDeque::new();
         loop {
             if waiting.is_empty() {
@@ -121,6 +177,7 @@ impl Writer {
             if panic::catch_unwind(work).is_err() {
                 self.roll_back();
             }
+            self.log.tend(&self.db);
         }
         for reader in self.readers {
             // The last connection to close moves the log into the file, and only one that
@@ -135,6 +192,19 @@ impl Writer {
     /// Takes commands from the front, runs them in one transaction and answers them. Those that
     /// could not be begun because SQLite gave the transaction up stay.
     fn transact(&self, waiting: &mut VecDeque<Box<dyn Command>>) {
+        if !self.log.is_in_place() {
+            for mut command in waiting.drain(..) {
+                command.fail(Error::new(
+                    ErrorKind::Unavailable,
+                    format!(
+                        "{} was deleted or replaced while it was open",
+                        self.log.database.display()
+                    ),
+                ));
+                command.reply();
+            }
+            return;
+        }
         if let Err(error) = self.db.execute_cached("BEGIN IMMEDIATE") {
             return answer_all(waiting.drain(..), &error, Effect::None);
         }

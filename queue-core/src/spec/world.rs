@@ -1,15 +1,16 @@
 use std::{
     borrow::Cow,
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, btree_map::Entry},
     hash,
     num::NonZeroU32,
+    ops::Bound,
     time::Duration,
 };
 
 use crate::{
     Ack, BulkChange, BulkOutcome, Capabilities, Claim, ClaimRequest, Claimed, Cursor, Fire, Fired,
-    Guard, Held, Inserted, Job, JobFilter, JobId, JobQuery, JobUpdate, Judgement, LogEntry,
+    Guard, Held, Inserted, Job, JobFilter, JobId, JobQuery, JobUpdate, Judgement, Lane, LogEntry,
     LogRead, NewEntry, NewJob, Order, Outcome, Page, QueueName, Reach, Reaped, Record, Result, Row,
     ScheduleStat, Seq, Sort, State, Tally, Timestamp, Version, check_held, check_updates,
     clean_progress,
@@ -38,7 +39,7 @@ pub struct World {
     records: BTreeMap<String, Record>,
     schedules: BTreeMap<String, ScheduleStat>,
     keys: BTreeMap<String, JobId>,
-    slots: BTreeSet<(String, u32)>,
+    slots: BTreeMap<String, BTreeSet<u32>>,
     waiting: BTreeMap<Range, BTreeSet<Place>>,
     running: BTreeSet<JobId>,
     hints: HashSet<Option<QueueName>>,
@@ -77,7 +78,7 @@ impl World {
             records: BTreeMap::new(),
             schedules: BTreeMap::new(),
             keys: BTreeMap::new(),
-            slots: BTreeSet::new(),
+            slots: BTreeMap::new(),
             waiting: BTreeMap::new(),
             running: BTreeSet::new(),
             hints: HashSet::new(),
@@ -130,7 +131,7 @@ impl World {
             self.running.insert(row.id);
         }
         if let (Some(lane), Some(slot)) = (&control.lane, control.slot) {
-            self.slots.insert((lane.key.clone(), slot));
+            self.slots.entry(lane.key.clone()).or_default().insert(slot);
         }
         if let (Some(unique), true) = (&control.unique, control.holds_key()) {
             self.keys.insert(unique.key.clone(), row.id);
@@ -152,7 +153,12 @@ impl World {
         }
         self.running.remove(&id);
         if let (Some(lane), Some(slot)) = (&control.lane, control.slot) {
-            self.slots.remove(&(lane.key.clone(), slot));
+            if let Entry::Occupied(mut slots) = self.slots.entry(lane.key.clone()) {
+                slots.get_mut().remove(&slot);
+                if slots.get().is_empty() {
+                    slots.remove();
+                }
+            }
             self.hints.insert(None);
         }
         if let Some(unique) = &control.unique
@@ -231,19 +237,19 @@ impl World {
 
     /// The jobs that a claim takes, with the lane slots that they get.
     pub fn pick(&self, request: &ClaimRequest, now: Timestamp) -> Vec<(JobId, Option<u32>)> {
-        let mut taken = BTreeSet::new();
+        let mut lanes = Lanes::new(&self.slots);
         let mut picked = Vec::new();
         for id in self.due(request, now) {
             if picked.len() == limit(request.limit) {
                 break;
             }
-            match self.free_slot(id, &taken) {
-                Ok(None) => picked.push((id, None)),
-                Ok(Some((key, slot))) => {
-                    taken.insert((key, slot));
-                    picked.push((id, Some(slot)));
+            match &self.jobs[&id].row.control.lane {
+                None => picked.push((id, None)),
+                Some(lane) => {
+                    if let Some(slot) = lanes.take(lane) {
+                        picked.push((id, Some(slot)));
+                    }
                 }
-                Err(Full) => {}
             }
         }
         picked
@@ -278,7 +284,8 @@ impl World {
                     .take_while(|place| place.0 == priority && place.1 <= now)
                     .filter(|place| self.passes(place.2, request));
                 due.extend(due_here);
-                next = places.range((priority, Timestamp::MAX, MAX)..).next().map(|place| place.0);
+                let beyond = (Bound::Excluded((priority, Timestamp::MAX, MAX)), Bound::Unbounded);
+                next = places.range(beyond).next().map(|place| place.0);
             }
         }
         due.sort_by_key(|(priority, at, id)| (*priority, Directed::new((*at, *id), request.order)));
@@ -287,12 +294,15 @@ impl World {
 
     /// The earliest instant at which the request could find more, exactly.
     pub fn next_due(&self, request: &ClaimRequest, now: Timestamp) -> Option<Timestamp> {
-        let nothing = BTreeSet::new();
+        let mut lanes = Lanes::new(&self.slots);
         let ranges = self.waiting.iter().filter(|(range, _)| self.is_wanted(range, request));
         let waiting = ranges
             .flat_map(|(_, places)| places)
             .filter(|place| self.passes(place.2, request))
-            .filter(|place| self.free_slot(place.2, &nothing).is_ok())
+            .filter(|place| {
+                let lane = self.jobs[&place.2].row.control.lane.as_ref();
+                lane.is_none_or(|lane| lanes.free(lane).is_some())
+            })
             .map(|place| place.1.max(now))
             .min();
         let lease =
@@ -310,21 +320,6 @@ impl World {
 
     fn passes(&self, id: JobId, request: &ClaimRequest) -> bool {
         request.filter.as_ref().is_none_or(|filter| self.jobs[&id].row.matches(filter))
-    }
-
-    /// The lowest free slot of a job's lane, where `taken` are the slots given out meanwhile.
-    /// `Ok(None)` for a job without a lane.
-    fn free_slot(
-        &self,
-        id: JobId,
-        taken: &BTreeSet<(String, u32)>,
-    ) -> Result<Option<(String, u32)>, Full> {
-        let Some(lane) = &self.jobs[&id].row.control.lane else { return Ok(None) };
-        (0..lane.limit.get())
-            .map(|slot| (lane.key.clone(), slot))
-            .find(|slot| !self.slots.contains(slot) && !taken.contains(slot))
-            .map(Some)
-            .ok_or(Full)
     }
 
     /// See [`JobStore::update_jobs`](crate::JobStore::update_jobs).
@@ -625,8 +620,34 @@ pub fn superseded_by(id: JobId) -> String {
     format!("superseded by job {id}")
 }
 
-/// No slot of the lane is free.
-struct Full;
+/// The free slots of lanes, as one claim gives them out.
+struct Lanes<'a> {
+    held: &'a BTreeMap<String, BTreeSet<u32>>,
+    /// The lowest slot of each lane that may be free: within a claim, slots are only taken.
+    lowest: HashMap<&'a str, u32>,
+}
+
+impl<'a> Lanes<'a> {
+    fn new(held: &'a BTreeMap<String, BTreeSet<u32>>) -> Self {
+        Lanes { held, lowest: HashMap::new() }
+    }
+
+    /// The lowest free slot, if it is below the job's own limit.
+    fn free(&mut self, lane: &'a Lane) -> Option<u32> {
+        let held = self.held.get(&lane.key);
+        let lowest = self.lowest.entry(&lane.key).or_insert(0);
+        while held.is_some_and(|held| held.contains(lowest)) {
+            *lowest += 1;
+        }
+        (*lowest < lane.limit.get()).then_some(*lowest)
+    }
+
+    fn take(&mut self, lane: &'a Lane) -> Option<u32> {
+        let slot = self.free(lane)?;
+        self.lowest.insert(&lane.key, slot + 1);
+        Some(slot)
+    }
+}
 
 /// A key that sorts forwards for FIFO and backwards for LIFO.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
