@@ -38,15 +38,16 @@ struct Notes {
 const LOST_GRACE: Duration = Duration::from_secs(5);
 
 impl Active {
-    pub(crate) fn new(job: &Job) -> Self {
+    /// `stop` is cancelled when whoever claimed the job stops.
+    pub(crate) fn new(job: &Job, stop: CancellationToken) -> Self {
         Active {
             id: job.id,
             fence: job.fence,
             attempt: job.attempt,
             keep: job.keep,
-            token: CancellationToken::new(),
+            token: stop.child_token(),
             lost: CancellationToken::new(),
-            stop: CancellationToken::new(),
+            stop,
             notes: Mutex::new(Notes {
                 cancel: job.cancel.as_ref().map(|cancel| cancel.reason.clone()),
                 ..Notes::default()

@@ -10,7 +10,10 @@ use queue_core::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{io::Io, jitter::jittered};
+use crate::{
+    io::{Io, surviving},
+    jitter::jittered,
+};
 
 /// How many updates go into one call at most.
 const BATCH: usize = 1_000;
@@ -38,7 +41,7 @@ pub(crate) struct Committed {
 
 #[derive(Debug)]
 enum Request {
-    Update(JobUpdate, oneshot::Sender<Result<Committed>>),
+    Update(JobUpdate, Reply),
     Claim(Box<ClaimRequest>, oneshot::Sender<Result<Claimed>>),
 }
 
@@ -67,6 +70,12 @@ impl Committer {
         self.ask(Request::Claim(Box::new(request), reply), answer).await
     }
 
+    /// Makes an update that nobody waits for.
+    pub(crate) fn commit_unheard(&self, update: JobUpdate) {
+        // An error says that the queue is shut down; then the lease of the job runs out.
+        let _ = self.requests.send(Request::Update(update, oneshot::channel().0));
+    }
+
     async fn ask<T>(&self, request: Request, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
         let gone = || {
             Err(Error::new(ErrorKind::Unavailable, "the queue is shut down")
@@ -85,12 +94,21 @@ struct Task {
     waiting: VecDeque<Request>,
 }
 
+type Reply = oneshot::Sender<Result<Committed>>;
+
+/// Who waits for an update: one caller, or several whose changes of one job were merged, each then
+/// with its own part.
+enum Waiters {
+    One(Reply),
+    Merged(Vec<(JobPatch, Reply)>),
+}
+
 /// What goes into one call.
 #[derive(Default)]
 struct Batch {
     updates: Vec<JobUpdate>,
-    /// For each update, who waits for it: several where changes of one job were merged.
-    replies: Vec<Vec<oneshot::Sender<Result<Committed>>>>,
+    /// For each update, who waits for it.
+    waiters: Vec<Waiters>,
     places: HashMap<JobId, usize>,
     claim: Option<ClaimWaiter>,
 }
@@ -109,7 +127,7 @@ impl Batch {
                 None => {
                     self.places.insert(update.id, self.updates.len());
                     self.updates.push(update);
-                    self.replies.push(vec![reply]);
+                    self.waiters.push(Waiters::One(reply));
                     None
                 }
                 Some(&place) => {
@@ -117,11 +135,29 @@ impl Batch {
                     if there.guard != update.guard || there.patch.transition.is_some() {
                         return Some(Request::Update(update, reply));
                     }
+                    self.waiters[place].add(&there.patch, &update.patch, reply);
                     merge(&mut there.patch, update.patch);
-                    self.replies[place].push(reply);
                     None
                 }
             },
+        }
+    }
+}
+
+impl Waiters {
+    fn add(&mut self, there: &JobPatch, later: &JobPatch, reply: Reply) {
+        let mut parts = match std::mem::replace(self, Waiters::Merged(Vec::new())) {
+            Waiters::One(first) => vec![(there.clone(), first)],
+            Waiters::Merged(parts) => parts,
+        };
+        parts.push((later.clone(), reply));
+        *self = Waiters::Merged(parts);
+    }
+
+    fn replies(self) -> Vec<Reply> {
+        match self {
+            Waiters::One(reply) => vec![reply],
+            Waiters::Merged(parts) => parts.into_iter().map(|(_, reply)| reply).collect(),
         }
     }
 }
@@ -162,25 +198,25 @@ impl Task {
     }
 
     async fn write(&self, batch: Batch) {
-        let Batch { updates, replies, claim, .. } = batch;
+        let Batch { updates, waiters, claim, .. } = batch;
         let Some((request, waiter)) = claim else {
-            return self.settle(updates, replies).await;
+            return self.persist(updates, waiters, false).await;
         };
         if updates.is_empty() {
-            let claimed = self.store.claim(&request).await;
+            let claimed = surviving(self.store.claim(&request)).await;
             return self.hand_over(claimed, waiter).await;
         }
-        match self.store.update_and_claim(&updates, &request).await {
+        match surviving(self.store.update_and_claim(&updates, &request)).await {
             Ok((outcomes, claimed)) => {
-                answer(outcomes, replies, false);
+                self.answer(updates, outcomes, waiters, false).await;
                 self.hand_over(Ok(claimed), waiter).await;
             }
             Err(error) => {
                 // The updates must get through; the claim is asked for again by the worker, with the
-                // same token, so that what it may have taken is found.
-                let repeated = error.effect() == Effect::Unknown;
+                // same token, so that what it may have taken is found. Where the two are two calls,
+                // the error may be the second one's, and the first may have been made.
                 let _ = waiter.send(Err(error));
-                self.persist(updates, replies, repeated).await;
+                self.persist(updates, waiters, true).await;
             }
         }
     }
@@ -196,31 +232,18 @@ impl Task {
         if updates.is_empty() {
             return;
         }
-        if let Err(error) = self.store.update_jobs(&updates).await {
+        if let Err(error) = surviving(self.store.update_jobs(&updates)).await {
             // They come back when their lease is over.
             tracing::warn!(%error, jobs = updates.len(), "jobs claimed in vain were not given back");
         }
     }
 
-    async fn settle(
-        &self,
-        updates: Vec<JobUpdate>,
-        replies: Vec<Vec<oneshot::Sender<Result<Committed>>>>,
-    ) {
-        self.persist(updates, replies, false).await;
-    }
-
     /// Writes until the store has answered.
-    async fn persist(
-        &self,
-        updates: Vec<JobUpdate>,
-        replies: Vec<Vec<oneshot::Sender<Result<Committed>>>>,
-        mut repeated: bool,
-    ) {
+    async fn persist(&self, updates: Vec<JobUpdate>, waiters: Vec<Waiters>, mut repeated: bool) {
         let mut wait = FIRST_WAIT;
         loop {
-            match self.store.update_jobs(&updates).await {
-                Ok(outcomes) => return answer(outcomes, replies, repeated),
+            match surviving(self.store.update_jobs(&updates)).await {
+                Ok(outcomes) => return self.answer(updates, outcomes, waiters, repeated).await,
                 Err(error) if error.is_transient() => {
                     repeated |= error.effect() == Effect::Unknown;
                     tracing::warn!(%error, updates = updates.len(), "the store does not answer; trying again");
@@ -228,33 +251,46 @@ impl Task {
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
                 Err(error) if updates.len() == 1 => {
-                    let waiters = replies.into_iter().flatten();
-                    return fail(error, waiters);
+                    return fail(&error, waiters.into_iter().flat_map(Waiters::replies));
                 }
                 // One bad update must not take the others with it.
                 Err(_) => break,
             }
         }
-        for (update, waiters) in updates.into_iter().zip(replies) {
-            Box::pin(self.persist(vec![update], vec![waiters], repeated)).await;
+        for (update, waiter) in updates.into_iter().zip(waiters) {
+            Box::pin(self.persist(vec![update], vec![waiter], repeated)).await;
+        }
+    }
+
+    async fn answer(
+        &self,
+        updates: Vec<JobUpdate>,
+        outcomes: Vec<Outcome>,
+        waiters: Vec<Waiters>,
+        repeated: bool,
+    ) {
+        for ((update, outcome), waiters) in updates.into_iter().zip(outcomes).zip(waiters) {
+            match (waiters, &outcome) {
+                // Nothing was changed. One part of several may be the reason, and the others are
+                // not to suffer for it.
+                (Waiters::Merged(parts), Outcome::TooLarge { .. }) => {
+                    for (patch, reply) in parts {
+                        let single = vec![JobUpdate::new(update.id, update.guard, patch)];
+                        Box::pin(self.persist(single, vec![Waiters::One(reply)], repeated)).await;
+                    }
+                }
+                (waiters, _) => {
+                    for reply in waiters.replies() {
+                        // Whoever asked may have been dropped since.
+                        let _ = reply.send(Ok(Committed { outcome: outcome.clone(), repeated }));
+                    }
+                }
+            }
         }
     }
 }
 
-fn answer(
-    outcomes: Vec<Outcome>,
-    replies: Vec<Vec<oneshot::Sender<Result<Committed>>>>,
-    repeated: bool,
-) {
-    for (outcome, waiters) in outcomes.into_iter().zip(replies) {
-        for waiter in waiters {
-            // Whoever asked may have been dropped since.
-            let _ = waiter.send(Ok(Committed { outcome: outcome.clone(), repeated }));
-        }
-    }
-}
-
-fn fail(error: Error, waiters: impl Iterator<Item = oneshot::Sender<Result<Committed>>>) {
+fn fail(error: &Error, waiters: impl Iterator<Item = Reply>) {
     let again = || Error::new(error.kind(), error.to_string()).with_effect(error.effect());
     for waiter in waiters {
         let _ = waiter.send(Err(again()));

@@ -27,6 +27,8 @@ pub(crate) struct About {
     pub(crate) committer: Committer,
     pub(crate) queue: Queue,
     pub(crate) states: Arc<States>,
+    /// The handler's own: what it does to the token must not reach the engine.
+    pub(crate) token: CancellationToken,
     pub(crate) kind: String,
     pub(crate) lane: QueueName,
     pub(crate) labels: std::collections::BTreeMap<String, String>,
@@ -44,6 +46,7 @@ impl About {
     ) -> Self {
         let max_bytes = queue.store().info().capabilities.max_payload_bytes;
         About {
+            token: active.token.child_token(),
             active,
             committer,
             queue,
@@ -107,7 +110,7 @@ impl JobCtx {
     /// Fires when the job was cancelled, when it was lost, or when the worker stops. A handler that heeds it ends early; one
     /// that does not is not killed.
     pub fn cancelled(&self) -> &CancellationToken {
-        &self.0.about.active.token
+        &self.0.about.token
     }
 
     /// Reports progress, 0 to 100 percent. It costs no trip: it rides with the next heartbeat or

@@ -58,8 +58,8 @@ impl TaskError {
     /// What is stored of it.
     pub fn job_error(&self) -> JobError {
         match &self.fault {
-            Fault::Failed { error, .. } | Fault::Step(error) => (**error).clone(),
-            Fault::Cancel(reason) => cancelled(reason),
+            Fault::Failed { error, .. } | Fault::Step(error) => error.cleaned(),
+            Fault::Cancel(reason) => cancelled(reason).cleaned(),
         }
     }
 }

@@ -1,7 +1,12 @@
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
+use futures::{FutureExt, StreamExt};
 use queue_core::{Effect, Error, ErrorKind, JobStore, Result};
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::Notify,
+};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A store with the runtime on which it is used.
 ///
@@ -44,6 +49,13 @@ impl Background {
     }
 }
 
+/// A call of the store by a task that must not die of it: a panic becomes an error.
+pub(crate) async fn surviving<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Backend, "the store panicked").with_effect(Effect::Unknown))
+    })
+}
+
 impl Drop for Background {
     fn drop(&mut self) {
         // Dropping a runtime blocks, which is not allowed where the last handle may well be dropped:
@@ -71,6 +83,23 @@ impl Io {
         Fut: Future<Output = Result<T>> + Send + 'static,
     {
         self.runtime.run(call(self.store.clone())).await
+    }
+
+    /// Notifies of the store's hints, until the guard is dropped.
+    pub(crate) fn hints(&self) -> (Arc<Notify>, DropGuard) {
+        let (hints, over) = (Arc::new(Notify::new()), CancellationToken::new());
+        if let Some(handle) = self.handle() {
+            let (store, hints, over) = (self.store.clone(), hints.clone(), over.clone());
+            let listen = async move {
+                let mut wakeups = store.wakeups();
+                // A stream that ended gives no more hints: polling is the truth.
+                while wakeups.next().await.is_some() {
+                    hints.notify_one();
+                }
+            };
+            handle.spawn(async move { over.run_until_cancelled(listen).await });
+        }
+        (hints, over.drop_guard())
     }
 
     /// Where to run what must not depend on the threads of handlers.

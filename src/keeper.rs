@@ -6,7 +6,11 @@ use std::{
 
 use queue_core::{Held, JobId, JobStore, Outcome, Result};
 
-use crate::{active::Active, io::Io, jitter::jittered};
+use crate::{
+    active::Active,
+    io::{Io, surviving},
+    jitter::jittered,
+};
 
 /// Renews the leases of all jobs that a worker holds, with one call per interval, from the I/O thread.
 #[derive(Debug)]
@@ -30,7 +34,11 @@ impl Keeper {
     }
 
     pub(crate) fn add(&self, active: Arc<Active>) {
-        self.held().insert(active.id, active);
+        let before = self.held().insert(active.id, active);
+        // The lease was over, and this very worker has claimed the job anew.
+        if let Some(before) = before {
+            before.lose();
+        }
     }
 
     pub(crate) fn remove(&self, active: &Active) {
@@ -38,14 +46,6 @@ impl Keeper {
         // The same job may have been lost and claimed anew by this very worker.
         if held.get(&active.id).is_some_and(|there| there.fence == active.fence) {
             held.remove(&active.id);
-        }
-    }
-
-    /// Tells every running job to stop and be given back.
-    pub(crate) fn stop_all(&self) {
-        for active in self.held().values() {
-            active.token.cancel();
-            active.stop.cancel();
         }
     }
 
@@ -61,7 +61,7 @@ impl Keeper {
             held
         });
         let held: Vec<Held> = held.collect();
-        let outcomes = store.heartbeat(&held, lease).await.inspect_err(|_| {
+        let outcomes = surviving(store.heartbeat(&held, lease)).await.inspect_err(|_| {
             for (active, held) in actives.iter().zip(&held) {
                 if let Some(progress) = &held.progress {
                     active.give_back(progress.clone());

@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use queue_core::{EntryKind, Job, JobError, JobPatch, NewEntry, Transition, When};
+use futures::FutureExt;
+use queue_core::{EntryKind, Job, JobError, JobPatch, JobUpdate, NewEntry, Transition, When};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     JobReport, JobResult, Queue, States,
@@ -24,21 +26,52 @@ pub(crate) struct Bench {
 
 /// Runs a claimed job to the end of its attempt and writes how it ended.
 pub(crate) async fn run_job(bench: &Bench, job: Job, active: Arc<Active>) -> JobReport {
-    let _held = Kept { keeper: &bench.keeper, active: &active };
     let (id, kind) = (job.id, job.kind.to_string());
     let ended = drive(bench, job, &active).await;
     JobReport::new(id, kind, settle(bench, &active, ended).await)
 }
 
-/// Keeps the lease of a job until it is dropped.
-struct Kept<'a> {
-    keeper: &'a Keeper,
-    active: &'a Active,
+/// A job that was claimed: its lease is renewed until this is dropped. One that was never started is
+/// given back then, so that nothing that breaks off between claim and start strands it.
+pub(crate) struct Taken {
+    bench: Arc<Bench>,
+    active: Arc<Active>,
+    job: Option<Job>,
 }
 
-impl Drop for Kept<'_> {
+impl Taken {
+    /// `stop` is cancelled when whoever claimed the job stops.
+    pub(crate) fn new(bench: Arc<Bench>, job: Job, stop: CancellationToken) -> Self {
+        let active = Arc::new(Active::new(&job, stop));
+        bench.keeper.add(active.clone());
+        Taken { bench, active, job: Some(job) }
+    }
+
+    /// Runs it on a task of its own, so that neither a blocking nor a panicking handler holds up the
+    /// others. The task goes on if the returned future is dropped.
+    pub(crate) fn spawn(mut self) -> impl Future<Output = Option<JobReport>> + Send + use<> {
+        let named = self.job.as_ref().map(|job| (job.id, job.kind.to_string()));
+        let run = tokio::spawn(async move {
+            let job = self.job.take()?;
+            Some(run_job(&self.bench, job, self.active.clone()).await)
+        });
+        run.map(move |report| {
+            // The runtime is shutting down, or the engine itself panicked: nothing was written.
+            report.unwrap_or_else(|_| {
+                named.map(|(id, kind)| JobReport::new(id, kind, JobResult::Lost))
+            })
+        })
+    }
+}
+
+impl Drop for Taken {
     fn drop(&mut self) {
-        self.keeper.remove(self.active);
+        self.bench.keeper.remove(&self.active);
+        if self.job.is_some() {
+            let patch = JobPatch::transition(Transition::Release { when: When::Now });
+            let update = JobUpdate::held(self.active.id, self.active.fence, patch);
+            self.bench.committer.commit_unheard(update);
+        }
     }
 }
 

@@ -51,6 +51,11 @@ impl JobReport {
     pub(crate) const fn new(id: JobId, kind: String, result: JobResult) -> Self {
         JobReport { id, kind, result }
     }
+
+    /// Whether the job waits to be run again.
+    pub(crate) const fn is_due_again(&self) -> bool {
+        matches!(self.result, JobResult::WillRetry { .. } | JobResult::Released)
+    }
 }
 
 /// How an attempt ended.

@@ -1,4 +1,4 @@
-use std::{num::NonZeroU32, time::Duration};
+use std::num::NonZeroU32;
 
 use queue_core::{ClaimRequest, JobFilter, Order, QueueName, Queues};
 
@@ -54,8 +54,3 @@ impl Settings {
             .collect()
     }
 }
-
-/// The longest sleep of an idle worker: wake-ups may be lost.
-pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(5);
-/// The shortest pause after an empty answer.
-pub(super) const SHORTEST_SLEEP: Duration = Duration::from_millis(5);

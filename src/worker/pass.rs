@@ -1,13 +1,13 @@
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Arc};
 
 use futures::{StreamExt, stream};
 use queue_core::{
-    ClaimRequest, Claimed, Clock, Error, Job, JobFilter, JobId, Order, QueueName, Result, State,
-    Timestamp,
+    ClaimRequest, Claimed, Error, Job, JobFilter, JobId, JobStore, Order, QueueName, Result, State,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use crate::{Summary, jitter::repeated};
+use crate::{Summary, jitter::repeated, run::Taken};
 
 /// One pass of a worker: which jobs to claim, and how to run them.
 #[derive(Clone, Debug)]
@@ -94,6 +94,8 @@ impl Default for Pass {
 impl Worker {
     /// Makes one pass: claims up to the limit, runs what it got, and says what became of each job.
     ///
+    /// If the future is dropped, jobs that were started go on, and the others are given back.
+    ///
     /// A job that is to be retried is not run again in the same pass, even if it is due at once.
     /// Jobs whose lease is over are taken back first if there is room for them.
     ///
@@ -103,20 +105,13 @@ impl Worker {
     pub async fn run(&self, pass: Pass) -> Result<Summary> {
         let limit = NonZeroU32::new(pass.limit)
             .ok_or_else(|| Error::invalid("the limit of a pass must be at least 1"))?;
-        let jobs = self.claim_for(&pass, limit).await?;
-        let at_once = if pass.sequential { 1 } else { jobs.len().max(1) };
+        let taken = self.claim_for(&pass, limit).await?;
+        let at_once = if pass.sequential { 1 } else { taken.len().max(1) };
         // All are held from the moment they are claimed, also those that wait for their turn.
-        let held: Vec<_> = jobs.into_iter().map(|job| (self.hold(&job), job)).collect();
-        let reports = stream::iter(held)
-            .map(|(active, job)| async move { self.spawn(job, active).await })
-            .buffered(at_once)
-            .collect()
-            .await;
-        let remaining = match pass.count_remaining {
-            true => Some(self.remaining(&pass).await?),
-            false => None,
-        };
-        Ok(Summary { jobs: reports, remaining })
+        let reports = stream::iter(taken).map(Taken::spawn).buffered(at_once);
+        let jobs = reports.filter_map(std::future::ready).collect().await;
+        let remaining = if pass.count_remaining { self.remaining(&pass).await } else { None };
+        Ok(Summary { jobs, remaining })
     }
 
     /// Makes passes until no job is due any more.
@@ -134,37 +129,56 @@ impl Worker {
         }
     }
 
-    async fn claim_for(&self, pass: &Pass, limit: NonZeroU32) -> Result<Vec<Job>> {
+    async fn claim_for(&self, pass: &Pass, limit: NonZeroU32) -> Result<Vec<Taken>> {
         let requests =
             self.requests(pass.queues.as_deref(), pass.order, pass.filter.as_ref(), limit);
-        let mut jobs = Vec::new();
+        let mut taken = Vec::new();
         for request in requests {
-            self.claim_into(&mut jobs, request, limit).await?;
+            match self.claim_into(&mut taken, request, limit).await {
+                Ok(()) => {}
+                Err(error) if taken.is_empty() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, jobs = taken.len(), "a pass runs what it could claim");
+                    break;
+                }
+            }
         }
-        Ok(jobs)
+        Ok(taken)
     }
 
     async fn claim_into(
         &self,
-        jobs: &mut Vec<Job>,
+        taken: &mut Vec<Taken>,
         mut request: ClaimRequest,
         limit: NonZeroU32,
     ) -> Result<()> {
-        let Some(free) = room(limit, jobs.len()) else { return Ok(()) };
+        let Some(free) = room(limit, taken.len()) else { return Ok(()) };
         request.limit = free;
         let claimed = self.claim_surely(&request).await?;
-        jobs.extend(claimed.jobs);
+        let claimed_at = claimed.jobs.first().and_then(|job| job.started_at);
+        self.take(taken, claimed.jobs);
         // Something is to be had that this claim could not take: a lease that is over, or a job that
         // somebody was writing at that moment. One more try; a pass does not wait.
-        let Some(free) = room(limit, jobs.len()) else { return Ok(()) };
+        let Some(free) = room(limit, taken.len()) else { return Ok(()) };
         let Some(due) = claimed.next_due else { return Ok(()) };
-        if self.is_over(due).await? {
-            self.queue().io().call(|store| async move { store.reap(free).await }).await?;
+        let io = self.queue().io();
+        // The store's clock decides. A job that was just claimed says what it shows.
+        let now = match claimed_at {
+            Some(now) => now,
+            None => io.call(|store| async move { store.ping().await }).await?,
+        };
+        if due <= now {
+            io.call(|store| async move { store.reap(free).await }).await?;
             request.limit = free;
             request.token = queue_core::Uuid::now_v7();
-            jobs.extend(self.claim_surely(&request).await?.jobs);
+            self.take(taken, self.claim_surely(&request).await?.jobs);
         }
         Ok(())
+    }
+
+    fn take(&self, taken: &mut Vec<Taken>, jobs: Vec<Job>) {
+        let take = |job| Taken::new(self.bench.clone(), job, CancellationToken::new());
+        taken.extend(jobs.into_iter().map(take));
     }
 
     /// Claims, and asks again with the same token if the answer was lost: what the first try took
@@ -173,17 +187,8 @@ impl Worker {
         repeated(|| self.bench.committer.claim(request.clone())).await
     }
 
-    async fn is_over(&self, due: Timestamp) -> Result<bool> {
-        // Mostly it lies in the future even by this process's clock, and then nobody is asked. Where
-        // it does not, the store's own clock decides.
-        if due > Clock::system().now() {
-            return Ok(false);
-        }
-        let io = self.queue().io();
-        Ok(due <= io.call(|store| async move { store.ping().await }).await?)
-    }
-
-    async fn remaining(&self, pass: &Pass) -> Result<u64> {
+    /// `None` if the store could not say: what the pass did is worth more than the count.
+    async fn remaining(&self, pass: &Pass) -> Option<u64> {
         let mut filter = pass.filter.clone().unwrap_or_default().with_states(State::Waiting);
         if filter.queues.is_none() {
             filter.queues = pass.queues.clone().or_else(|| self.settings.queues.clone());
@@ -191,9 +196,15 @@ impl Worker {
         if let (None, queue_core::Kinds::Only(kinds)) = (&filter.kinds, self.kinds()) {
             filter.kinds = Some(kinds);
         }
-        let tallies =
-            self.queue().io().call(|store| async move { store.tally(&filter).await }).await?;
-        Ok(tallies.iter().map(|tally| tally.count).sum())
+        let count =
+            |store: Arc<dyn JobStore>| async move { repeated(|| store.tally(&filter)).await };
+        match self.queue().io().call(count).await {
+            Ok(tallies) => Some(tallies.iter().map(|tally| tally.count).sum()),
+            Err(error) => {
+                tracing::warn!(%error, "the jobs that remain could not be counted");
+                None
+            }
+        }
     }
 }
 

@@ -64,6 +64,10 @@ pub(crate) async fn drive_task(
         return gone(&active).into();
     };
     let result = result.unwrap_or_else(|content| Err(panicked(&*content)));
+    // A handler that ends early because the worker stops has not failed.
+    if active.stop.is_cancelled() && result.is_err() {
+        return gone(&active).into();
+    }
     let attempt = past.failures + 1;
     let mut entry = StepEntry {
         step: name.clone(),
@@ -119,7 +123,7 @@ pub(crate) async fn drive_workflow(
     let body = AssertUnwindSafe(async move { workflow.call(own, input).await }).catch_unwind();
     let until_quiet = run_until_quiet(&wf, body);
     let Some(result) = unless_abandoned(&active, until_quiet).await else {
-        return gone(&active).into();
+        return parked(&wf).into();
     };
     if active.lost.is_cancelled() {
         return Ending::Lost.into();
@@ -178,6 +182,9 @@ fn parked(wf: &Wf) -> Ending {
 
 fn finish(wf: &Wf, result: TaskResult<Payload>) -> Ending {
     let active = &wf.0.about.active;
+    if active.stop.is_cancelled() && result.is_err() {
+        return parked(wf);
+    }
     let error = match (result, active.cancel_reason()) {
         (_, Some(reason)) => return Ending::Cancel(reason),
         (Ok(output), None) => return Ending::Complete(output),
@@ -186,14 +193,12 @@ fn finish(wf: &Wf, result: TaskResult<Payload>) -> Ending {
     if let Fault::Cancel(reason) = error.fault {
         return Ending::Cancel(reason);
     }
-    let inside = wf.0.gate.lock();
-    if let Some(failure) = &inside.failed {
-        return Ending::Fail(failure.clone());
+    if let Fault::Step(failure) = error.fault {
+        return Ending::Fail(*failure);
     }
-    if let Some((wait, failure)) = &inside.retry {
+    if let Some((wait, failure)) = &wf.0.gate.lock().retry {
         return Ending::Retry(*wait, failure.clone());
     }
-    drop(inside);
     body_failed(wf, error, active)
 }
 

@@ -26,15 +26,14 @@ pub(crate) struct Inside {
     poll: u64,
     /// The poll in which the latest failure happened.
     failed_in: Option<u64>,
-    running: usize,
+    /// May be less than zero for a moment: a step that is shared through its parent can outlive it.
+    running: isize,
     /// Steps that wait for the end of the run.
     parked: usize,
     /// Final failures that wait to be shown to the body.
     unshown: usize,
     /// The failures that will be retried: the wait, and the error of the one that waits longest.
     pub(crate) retry: Option<(Duration, JobError)>,
-    /// A final failure, shown or not.
-    pub(crate) failed: Option<JobError>,
     /// The job cancels itself.
     pub(crate) cancelled: Option<String>,
 }
@@ -143,6 +142,8 @@ impl Gate {
             *children += 1;
             if *children == 1 {
                 self.lock().running -= 1;
+                // A final failure may wait for just this.
+                self.changed.notify_waiters();
             }
         }
         Child { gate: self, parent }
@@ -193,7 +194,7 @@ impl Gate {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.lock().running == 0 {
+            if self.is_idle() {
                 return;
             }
             changed.await;
@@ -208,12 +209,12 @@ impl Gate {
     /// Whether the body waits for nothing but the end of the run.
     pub(crate) fn is_quiet(&self) -> bool {
         let inside = self.lock();
-        inside.running == 0 && inside.unshown == 0 && inside.parked > 0
+        inside.running <= 0 && inside.unshown == 0 && inside.parked > 0
     }
 
     /// Whether no step runs.
     pub(crate) fn is_idle(&self) -> bool {
-        self.lock().running == 0
+        self.lock().running <= 0
     }
 
     /// Resolves at the next change of what runs, counted from this call on.

@@ -32,6 +32,10 @@ use crate::{
 /// - When a step fails for good, the body gets the error after its running siblings have settled.
 /// - When the job is cancelled, running steps are not killed; what they return is logged, and no
 ///   further step starts.
+///
+/// Steps must be polled by the workflow's own task: a step that is called inside another one from a
+/// task of its own (`tokio::spawn`) is not known to be nested, and if it has to be retried, the
+/// outer one waits for it until the worker stops.
 #[derive(Clone, Debug)]
 pub struct Wf(pub(crate) Arc<Inner>);
 
@@ -169,16 +173,17 @@ impl Wf {
         if let Some(output) = past.output {
             return Ok(output);
         }
-        if past.failures > step.budget
-            && let Some(error) = past.error
-        {
-            gate.lock().failed.get_or_insert(error.clone());
-            return Err(TaskError { fault: Fault::Step(Box::new(error)) });
-        }
         let about = &self.0.about;
         let parent = Node::current();
         let step = Step { parent: parent.as_ref().map(|node| node.id.clone()), ..step };
         let _child = gate.nest(parent);
+        if let Some(error) = past.error
+            && (past.failures > step.budget || error.is_final)
+        {
+            gate.lock().note_failure();
+            gate.show_when_quiet().await;
+            return Err(TaskError { fault: Fault::Step(Box::new(error)) });
+        }
         let running = gate.enter(|| about.active.token.is_cancelled()).await;
         let started_at = Clock::system().now();
         let run = Node::new(&step.key.1).scope(run);
@@ -240,6 +245,10 @@ impl Wf {
         error: TaskError,
     ) -> Option<TaskError> {
         let active = &self.0.about.active;
+        // The step was told to stop with the worker, and did: that is no failure of its own.
+        if active.stop.is_cancelled() && !matches!(error.fault, Fault::Cancel(_)) {
+            return None;
+        }
         let state = match error.fault {
             Fault::Cancel(_) => StepState::Cancelled,
             _ => StepState::Failed,
@@ -264,7 +273,6 @@ impl Wf {
             return None;
         }
         if failure.is_final {
-            inside.failed.get_or_insert_with(|| failure.clone());
             return Some(TaskError { fault: Fault::Step(Box::new(failure)) });
         }
         let wait = step.backoff.after(attempt).max(self.0.options.backoff.after(active.attempt));

@@ -6,6 +6,7 @@ mod scene;
 
 mod cancelling;
 mod data;
+mod hardening;
 mod keeping;
 mod leases;
 mod passes;

@@ -5,7 +5,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -141,6 +141,25 @@ pub struct Trips {
     /// Of how many calls one reaches the store but its answer is lost; 0: none.
     lose_every: AtomicUsize,
     all: AtomicUsize,
+    /// What is to happen to the next calls of a method.
+    faults: Mutex<Vec<(&'static str, usize, Fault)>>,
+    /// How long calls of a method take in addition.
+    delays: Mutex<BTreeMap<&'static str, Duration>>,
+    /// Whether the store gives no hints.
+    silent: AtomicBool,
+    /// Whether no call reaches the store.
+    down: AtomicBool,
+}
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It does not reach the store, for a reason that does not pass.
+    Break,
+    /// It reaches the store, and its answer is lost.
+    LoseAnswer,
+    /// The store panics.
+    Panic,
 }
 
 impl Trips {
@@ -154,9 +173,60 @@ impl Trips {
         self.lose_every.store(calls, Ordering::SeqCst);
     }
 
+    /// Has something happen to the next call of a method; once for each time it is said.
+    pub fn next(&self, method: &'static str, fault: Fault) {
+        self.after(0, method, fault);
+    }
+
+    /// Has something happen to one call of a method, so many calls from now.
+    pub fn after(&self, calls: usize, method: &'static str, fault: Fault) {
+        self.faults.lock().unwrap().push((method, calls, fault));
+    }
+
+    /// Makes the calls of a method slow.
+    pub fn delay(&self, method: &'static str, by: Duration) {
+        self.delays.lock().unwrap().insert(method, by);
+    }
+
+    /// Keeps the store's hints from the engine.
+    pub fn silence(&self) {
+        self.silent.store(true, Ordering::SeqCst);
+    }
+
+    /// Makes the store unavailable from now on.
+    pub fn take_down(&self) {
+        self.down.store(true, Ordering::SeqCst);
+    }
+
+    async fn wait(&self, method: &'static str) {
+        let delay = self.delays.lock().unwrap().get(method).copied();
+        if let Some(delay) = delay {
+            tokio::time::sleep(delay).await;
+        }
+    }
+
     /// Whether a call may reach the store, and if so whether its answer gets through.
     fn note(&self, method: &'static str) -> queue::Result<bool> {
         *self.calls.lock().unwrap().entry(method).or_default() += 1;
+        if self.down.load(Ordering::SeqCst) {
+            return Err(queue::Error::new(queue::ErrorKind::Unavailable, "taken down by the test"));
+        }
+        let fault = {
+            let mut faults = self.faults.lock().unwrap();
+            let named = faults.iter_mut().find(|(name, ..)| *name == method);
+            let due = named
+                .is_some_and(|(_, left, _)| left.checked_sub(1).map(|rest| *left = rest).is_none());
+            let place = faults.iter().position(|(name, ..)| *name == method);
+            place.filter(|_| due).map(|place| faults.remove(place).2)
+        };
+        match fault {
+            Some(Fault::Break) => {
+                return Err(queue::Error::new(queue::ErrorKind::Backend, "broken by the test"));
+            }
+            Some(Fault::Panic) => panic!("the store panics, as the test told it to"),
+            Some(Fault::LoseAnswer) => return Ok(false),
+            None => {}
+        }
         let refused = self
             .refuse
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
@@ -191,6 +261,7 @@ struct Counting {
 impl Counting {
     async fn run(&self, name: &'static str, op: Op) -> queue::Result<queue::core::spec::Answer> {
         let heard = self.trips.note(name)?;
+        self.trips.wait(name).await;
         let answer = op.run(&*self.store).await?;
         match heard {
             true => Ok(answer),
@@ -217,6 +288,9 @@ macro_rules! forward {
             }
 
             fn wakeups(&self) -> futures::stream::BoxStream<'static, queue::core::Wakeup> {
+                if self.trips.silent.load(Ordering::SeqCst) {
+                    return Box::pin(futures::stream::pending());
+                }
                 self.store.wakeups()
             }
 
