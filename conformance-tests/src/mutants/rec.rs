@@ -51,6 +51,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
             }
         })
     }),
+    Mutant::new(
+        "pause-ends-before-the-last-character",
+        "queues whose name begins with U+10FFFF cannot be paused",
+        &["REC-3"],
+        || {
+            Flaw::none().put_record(|world, record, expect, now| {
+                let name = record.key.strip_prefix(PAUSED_QUEUE);
+                match name.is_some_and(|name| name.starts_with('\u{10ffff}')) {
+                    true => world.put_record(&Record::removal(record.key.clone()), *expect, now),
+                    false => world.put_record(record, *expect, now),
+                }
+            })
+        },
+    ),
     Mutant::new("record-ignores-version", "a record is always put", &["REC-1"], || {
         Flaw::none().put_record(|world, record, _, now| world.put_record(record, None, now))
     }),

@@ -179,6 +179,17 @@ async fn paused_queues_are_skipped(case: &Case<'_>) -> Checked {
     settle_for(case, &handles, "mail", 3).await?;
     let back = store.claim(&wanted_from(&["mail"], 9)?).await?.jobs;
     check_eq!(back.len(), 3, "jobs of a queue that was resumed");
+    // Names that patterns or ranges of keys may get wrong: the last character there is among them.
+    for name in ["\u{10ffff}\u{10ffff}", "a%_[*", "0", "/"] {
+        let odd = queue(name)?;
+        let mut waiting = job("in an odd queue");
+        waiting.queue = odd.clone();
+        put(store, &waiting).await?;
+        store.pause(&odd).await?;
+        settle_for(case, &handles, name, 0).await?;
+        store.resume(&odd).await?;
+        settle_for(case, &handles, name, 1).await?;
+    }
     Ok(())
 }
 
