@@ -268,13 +268,13 @@ fn a_report_says_how_to_replay_and_is_written_for_people_and_programs() {
 fn the_catalogue_is_whole_and_names_nothing_twice() {
     let expected = [
         ("INS", 10),
-        ("CLM", 14),
+        ("CLM", 15),
         ("LOG", 14),
         ("UPD", 13),
         ("LSE", 11),
         ("CAN", 7),
         ("LAN", 6),
-        ("REC", 3),
+        ("REC", 4),
         ("REA", 8),
         ("DEL", 4),
         ("FID", 9),
