@@ -4,7 +4,8 @@ use std::{
 };
 
 use queue_core::{
-    Fence, Job, JobId, JobPatch, JobUpdate, Keep, NewEntry, Outcome, Progress, Result, Transition,
+    Fence, Job, JobId, JobPatch, JobUpdate, Keep, NewEntry, Outcome, Progress, Result, Timestamp,
+    Transition,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +17,8 @@ pub(crate) struct Active {
     pub(crate) id: JobId,
     pub(crate) fence: Fence,
     pub(crate) attempt: u32,
+    /// Its place in the queue.
+    pub(crate) run_at: Timestamp,
     keep: Keep,
     /// Tells the handler to stop: cancelled, lost, or shutting down.
     pub(crate) token: CancellationToken,
@@ -30,7 +33,10 @@ pub(crate) struct Active {
 struct Notes {
     cancel: Option<String>,
     progress: Option<Progress>,
-    /// Entries that ride along with the next write.
+    /// How often progress was reported: what could not be delivered must not replace newer.
+    reports: u64,
+    /// Entries that ride along with every write until one is acknowledged: their ids make that
+    /// safe, and a write that is dropped or refused does not lose them.
     entries: Vec<NewEntry>,
 }
 
@@ -44,6 +50,7 @@ impl Active {
             id: job.id,
             fence: job.fence,
             attempt: job.attempt,
+            run_at: job.run_at,
             keep: job.keep,
             token: stop.child_token(),
             lost: CancellationToken::new(),
@@ -87,17 +94,23 @@ impl Active {
     }
 
     pub(crate) fn report(&self, progress: Progress) {
-        self.notes().progress = Some(progress);
+        let mut notes = self.notes();
+        notes.progress = Some(progress);
+        notes.reports += 1;
     }
 
-    /// Takes the progress that the next heartbeat is to carry.
-    pub(crate) fn take_progress(&self) -> Option<Progress> {
-        self.notes().progress.take()
+    /// Takes the progress that the next heartbeat is to carry, and its number.
+    pub(crate) fn take_progress(&self) -> (Option<Progress>, u64) {
+        let mut notes = self.notes();
+        (notes.progress.take(), notes.reports)
     }
 
-    /// Puts progress back that a heartbeat could not deliver, unless there is newer.
-    pub(crate) fn give_back(&self, progress: Progress) {
-        self.notes().progress.get_or_insert(progress);
+    /// Puts progress back that could not be delivered, unless there is newer.
+    pub(crate) fn give_back(&self, progress: Option<Progress>, number: u64) {
+        let mut notes = self.notes();
+        if notes.reports == number && notes.progress.is_none() {
+            notes.progress = progress;
+        }
     }
 
     /// Puts an entry aside until the job is written anyway.
@@ -113,19 +126,24 @@ impl Active {
         mut patch: JobPatch,
     ) -> Result<Written> {
         let kind = patch.transition.as_ref().map(Transition::kind);
-        let aside = {
+        let (aside, progress, number) = {
             let mut notes = self.notes();
-            patch.progress = patch.progress.or(notes.progress.take());
-            std::mem::take(&mut notes.entries)
+            let progress = notes.progress.take();
+            (notes.entries.clone(), progress, notes.reports)
         };
+        patch.progress = patch.progress.or_else(|| progress.clone());
         patch.log.splice(..0, aside.iter().cloned());
         let update = JobUpdate::held(self.id, self.fence, patch);
-        let Committed { outcome, repeated } = committer.commit(update).await?;
+        let Committed { outcome, repeated } = committer
+            .commit(update)
+            .await
+            .inspect_err(|_| self.give_back(progress.clone(), number))?;
         let deleted = repeated
             && self.keep == Keep::UnlessCompleted
             && kind == Some(queue_core::TransitionKind::Complete);
         Ok(match outcome {
             Outcome::Applied(ack) | Outcome::Repeated(ack) => {
+                self.notes().entries.retain(|entry| aside.iter().all(|done| done.id != entry.id));
                 if let Some(cancel) = ack.cancel {
                     self.request_cancel(&cancel.reason);
                 }
@@ -134,7 +152,7 @@ impl Active {
             // The first try, whose answer was lost, completed the job and deleted it.
             Outcome::Missing if deleted => Written::Saved,
             Outcome::TooLarge { limit } => {
-                self.notes().entries.splice(..0, aside);
+                self.give_back(progress, number);
                 Written::TooLarge(limit)
             }
             Outcome::Fenced

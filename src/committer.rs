@@ -5,8 +5,8 @@ use std::{
 };
 
 use queue_core::{
-    ClaimRequest, Claimed, Effect, Error, ErrorKind, JobId, JobPatch, JobStore, JobUpdate, Outcome,
-    Result, Transition, When,
+    ClaimRequest, Claimed, Effect, Error, ErrorKind, Job, JobId, JobPatch, JobStore, JobUpdate,
+    Outcome, Result, Transition, When,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,6 +30,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 #[derive(Clone, Debug)]
 pub(crate) struct Committer {
     requests: mpsc::UnboundedSender<Request>,
+}
+
+/// The update that gives back a job which was claimed and not started, to its place in the queue.
+pub(crate) fn unstarted(job: &Job) -> JobUpdate {
+    let patch = JobPatch::transition(Transition::Release { when: When::At(job.run_at) });
+    JobUpdate::held(job.id, job.fence, patch)
 }
 
 /// The outcome of an update, and whether it may have been applied by an earlier try.
@@ -164,7 +170,12 @@ impl Waiters {
 
 /// Adds a later patch of the same holder to an earlier one.
 fn merge(there: &mut JobPatch, later: JobPatch) {
-    there.log.extend(later.log);
+    for entry in later.log {
+        // What was put aside rides with every write until one is acknowledged.
+        if there.log.iter().all(|known| known.id != entry.id) {
+            there.log.push(entry);
+        }
+    }
     there.labels.extend(later.labels);
     there.progress = later.progress.or(there.progress.take());
     there.transition = later.transition;
@@ -208,8 +219,9 @@ impl Task {
         }
         match surviving(self.store.update_and_claim(&updates, &request)).await {
             Ok((outcomes, claimed)) => {
-                self.answer(updates, outcomes, waiters, false).await;
+                // First, because nobody renews these leases until the worker has the jobs.
                 self.hand_over(Ok(claimed), waiter).await;
+                self.answer(updates, outcomes, waiters, false).await;
             }
             Err(error) => {
                 // The updates must get through; the claim is asked for again by the worker, with the
@@ -224,11 +236,7 @@ impl Task {
     async fn hand_over(&self, claimed: Result<Claimed>, waiter: oneshot::Sender<Result<Claimed>>) {
         let Err(unheard) = waiter.send(claimed) else { return };
         let Ok(claimed) = unheard else { return };
-        let release = |job: &queue_core::Job| {
-            let patch = JobPatch::transition(Transition::Release { when: When::Now });
-            JobUpdate::held(job.id, job.fence, patch)
-        };
-        let updates: Vec<JobUpdate> = claimed.jobs.iter().map(release).collect();
+        let updates: Vec<JobUpdate> = claimed.jobs.iter().map(unstarted).collect();
         if updates.is_empty() {
             return;
         }
@@ -254,7 +262,10 @@ impl Task {
                     return fail(&error, waiters.into_iter().flat_map(Waiters::replies));
                 }
                 // One bad update must not take the others with it.
-                Err(_) => break,
+                Err(error) => {
+                    repeated |= error.effect() == Effect::Unknown;
+                    break;
+                }
             }
         }
         for (update, waiter) in updates.into_iter().zip(waiters) {

@@ -55,17 +55,16 @@ impl Keeper {
         if actives.is_empty() {
             return Ok(());
         }
-        let held = actives.iter().map(|active| {
+        let progress: Vec<_> = actives.iter().map(|active| active.take_progress()).collect();
+        let held = actives.iter().zip(&progress).map(|(active, (progress, _))| {
             let mut held = Held::new(active.id, active.fence);
-            held.progress = active.take_progress();
+            held.progress = progress.clone();
             held
         });
         let held: Vec<Held> = held.collect();
         let outcomes = surviving(store.heartbeat(&held, lease)).await.inspect_err(|_| {
-            for (active, held) in actives.iter().zip(&held) {
-                if let Some(progress) = &held.progress {
-                    active.give_back(progress.clone());
-                }
+            for (active, (progress, number)) in actives.iter().zip(progress) {
+                active.give_back(progress, number);
             }
         })?;
         for (active, outcome) in actives.iter().zip(outcomes) {

@@ -1,14 +1,14 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use queue_core::{EntryKind, Job, JobError, JobPatch, JobUpdate, NewEntry, Transition, When};
+use queue_core::{EntryKind, Job, JobError, JobPatch, NewEntry, Transition, When};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     JobReport, JobResult, Queue, States,
     active::{Active, Written},
     catalog::{Catalog, Registered, Run},
-    committer::Committer,
+    committer::{Committer, unstarted},
     ctx::About,
     keeper::Keeper,
     workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow},
@@ -67,10 +67,8 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.bench.keeper.remove(&self.active);
-        if self.job.is_some() {
-            let patch = JobPatch::transition(Transition::Release { when: When::Now });
-            let update = JobUpdate::held(self.active.id, self.active.fence, patch);
-            self.bench.committer.commit_unheard(update);
+        if let Some(job) = &self.job {
+            self.bench.committer.commit_unheard(unstarted(job));
         }
     }
 }
@@ -133,7 +131,10 @@ async fn settle(bench: &Bench, active: &Active, ended: Ended) -> JobResult {
         Ending::Cancel(reason) => {
             (Transition::Cancel { reason: reason.clone() }, JobResult::Cancelled { reason })
         }
-        Ending::Release => (Transition::Release { when: When::Now }, JobResult::Released),
+        // Back to its place in the queue.
+        Ending::Release => {
+            (Transition::Release { when: When::At(active.run_at) }, JobResult::Released)
+        }
         Ending::Lost => return JobResult::Lost,
     };
     let max_bytes = bench.queue.store().info().capabilities.max_payload_bytes;

@@ -2,10 +2,12 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt, StreamExt,
-    future::{BoxFuture, OptionFuture},
+    future::{BoxFuture, OptionFuture, join_all},
     stream::FuturesUnordered,
 };
-use queue_core::{ClaimRequest, Claimed, JobFilter, JobStore, Kinds, Result, States};
+use queue_core::{
+    ClaimRequest, Claimed, Effect, Error, ErrorKind, JobFilter, JobStore, Kinds, Result, States,
+};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -13,12 +15,16 @@ use super::{
     Worker,
     plan::{Plan, StoreClock},
 };
-use crate::{JobReport, Summary, io::surviving, jitter::jittered, run::Taken};
+use crate::{
+    JobReport, Summary, committer::unstarted, io::surviving, jitter::jittered, run::Taken,
+};
 
 /// How often a worker looks for leases that are over.
 const REAP_EVERY: Duration = Duration::from_secs(1);
 /// How many jobs it takes back at once.
 const REAP_LIMIT: NonZeroU32 = NonZeroU32::new(100).unwrap();
+/// The pause before a claim whose answer was lost is asked for again while the worker stops.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 /// How often a worker that works until nothing is left looks whether that is so.
 const COUNT_EVERY: Duration = Duration::from_millis(100);
 
@@ -96,15 +102,17 @@ impl Worker {
             }
         }
         let unfinished = async {
-            let mut unanswered = plan.unanswered();
-            if let Some(claiming) = claiming {
-                let (request, claimed) = claiming.await;
-                self.give_back(&claimed, &stop);
-                unanswered = claimed.is_err().then_some(request).or(unanswered);
-            }
+            let mut unanswered = match claiming {
+                Some(claiming) => Some(claiming.await),
+                None => plan.unanswered().map(|request| (request, Err(unheard()))),
+            };
             // An answer that was lost may have taken jobs: the same token finds them.
-            if let Some(request) = unanswered {
-                self.give_back(&self.ask(request).await.1, &stop);
+            while let Some((request, claimed)) = unanswered.take() {
+                self.give_back(&claimed).await;
+                if claimed.is_err_and(|error| error.is_transient()) {
+                    tokio::time::sleep(jittered(ASK_AGAIN)).await;
+                    unanswered = Some(self.ask(request).await);
+                }
             }
         };
         if timeout(self.settings.lease, unfinished).await.is_err() {
@@ -119,10 +127,14 @@ impl Worker {
         (request, claimed)
     }
 
-    /// Gives back what was claimed and will not be started.
-    fn give_back(&self, claimed: &Result<Claimed>, stop: &CancellationToken) {
-        for job in claimed.iter().flat_map(|claimed| &claimed.jobs) {
-            drop(Taken::new(self.bench.clone(), job.clone(), stop.clone()));
+    /// Gives back what was claimed and will not be started, each to its place in the queue.
+    async fn give_back(&self, claimed: &Result<Claimed>) {
+        let jobs = claimed.iter().flat_map(|claimed| &claimed.jobs);
+        let releases = jobs.map(|job| self.bench.committer.commit(unstarted(job)));
+        for released in join_all(releases).await {
+            if let Err(error) = released {
+                tracing::warn!(%error, "a job that was claimed in vain was not given back");
+            }
         }
     }
 
@@ -174,6 +186,11 @@ impl Worker {
             self.queue().io().call(|store| async move { store.tally(&filter).await }).await?;
         Ok(tallies.iter().map(|tally| tally.count).sum())
     }
+}
+
+/// Stands for the answer that was lost.
+fn unheard() -> Error {
+    Error::new(ErrorKind::Unavailable, "the answer was lost").with_effect(Effect::Unknown)
 }
 
 async fn reap_regularly(store: Arc<dyn JobStore>, over: CancellationToken) {

@@ -64,8 +64,7 @@ pub(crate) async fn drive_task(
         return gone(&active).into();
     };
     let result = result.unwrap_or_else(|content| Err(panicked(&*content)));
-    // A handler that ends early because the worker stops has not failed.
-    if active.stop.is_cancelled() && result.is_err() {
+    if stopped_early(&active, &result) {
         return gone(&active).into();
     }
     let attempt = past.failures + 1;
@@ -182,8 +181,13 @@ fn parked(wf: &Wf) -> Ending {
 
 fn finish(wf: &Wf, result: TaskResult<Payload>) -> Ending {
     let active = &wf.0.about.active;
-    if active.stop.is_cancelled() && result.is_err() {
+    if stopped_early(active, &result) {
         return parked(wf);
+    }
+    // A step has cancelled the job; what the body makes of that, short of success, is no failure.
+    let cancelled = wf.0.gate.lock().cancelled.take().filter(|_| result.is_err());
+    if let Some(reason) = cancelled {
+        return Ending::Cancel(reason);
     }
     let error = match (result, active.cancel_reason()) {
         (_, Some(reason)) => return Ending::Cancel(reason),
@@ -213,6 +217,12 @@ fn body_failed(wf: &Wf, error: TaskError, active: &Active) -> Ending {
         true => Ending::Fail(failure),
         false => Ending::Retry(options.backoff.after(active.attempt), failure),
     }
+}
+
+/// A handler that ends early because the worker stops has not failed.
+fn stopped_early(active: &Active, result: &TaskResult<Payload>) -> bool {
+    let failed = |error: &TaskError| !matches!(error.fault, Fault::Cancel(_));
+    active.stop.is_cancelled() && result.as_ref().is_err_and(failed)
 }
 
 async fn unless_abandoned<T>(active: &Active, run: impl Future<Output = T>) -> Option<T> {

@@ -26,8 +26,7 @@ pub(crate) struct Inside {
     poll: u64,
     /// The poll in which the latest failure happened.
     failed_in: Option<u64>,
-    /// May be less than zero for a moment: a step that is shared through its parent can outlive it.
-    running: isize,
+    running: usize,
     /// Steps that wait for the end of the run.
     parked: usize,
     /// Final failures that wait to be shown to the body.
@@ -55,14 +54,21 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: String,
-    /// How many of its nested steps have not returned. While there is one, the step itself does not
-    /// count as running: it waits for that one, and must not hold up the end of the run.
-    children: Mutex<usize>,
+    nested: Mutex<Nested>,
+}
+
+#[derive(Debug, Default)]
+struct Nested {
+    /// How many nested steps have not returned. While there is one, the step itself does not count
+    /// as running: it waits for that one, and must not hold up the end of the run.
+    count: usize,
+    /// Whether the step itself has ended; a nested one that is shared can outlive it.
+    over: bool,
 }
 
 impl Node {
     pub(crate) fn new(id: &str) -> Arc<Self> {
-        Arc::new(Node { id: id.to_owned(), children: Mutex::new(0) })
+        Arc::new(Node { id: id.to_owned(), nested: Mutex::default() })
     }
 
     /// The step inside which this is called.
@@ -75,8 +81,8 @@ impl Node {
         CURRENT.scope(self, run).await
     }
 
-    fn children(&self) -> MutexGuard<'_, usize> {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+    fn nested(&self) -> MutexGuard<'_, Nested> {
+        self.nested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -89,21 +95,31 @@ pub(crate) struct Child<'a> {
 impl Drop for Child<'_> {
     fn drop(&mut self) {
         let Some(parent) = &self.parent else { return };
-        let mut children = parent.children();
-        *children -= 1;
-        if *children == 0 {
+        let mut nested = parent.nested();
+        nested.count -= 1;
+        if nested.count == 0 && !nested.over {
             self.gate.lock().running += 1;
         }
     }
 }
 
 /// Counts a step as running until it is dropped.
-pub(crate) struct Running<'a>(&'a Gate);
+pub(crate) struct Running<'a> {
+    gate: &'a Gate,
+    node: Arc<Node>,
+}
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.lock().running -= 1;
-        self.0.changed.notify_waiters();
+        {
+            let mut nested = self.node.nested();
+            nested.over = true;
+            // With a nested step left, it does not count as it is.
+            if nested.count == 0 {
+                self.gate.lock().running -= 1;
+            }
+        }
+        self.gate.changed.notify_waiters();
     }
 }
 
@@ -138,9 +154,9 @@ impl Gate {
     /// Notes that the step around this call waits for a nested one.
     pub(crate) fn nest(&self, parent: Option<Arc<Node>>) -> Child<'_> {
         if let Some(parent) = &parent {
-            let mut children = parent.children();
-            *children += 1;
-            if *children == 1 {
+            let mut nested = parent.nested();
+            nested.count += 1;
+            if nested.count == 1 && !nested.over {
                 self.lock().running -= 1;
                 // A final failure may wait for just this.
                 self.changed.notify_waiters();
@@ -150,13 +166,17 @@ impl Gate {
     }
 
     /// Waits until the step may start; for ever when the run is about to end.
-    pub(crate) async fn enter(&self, is_stopping: impl Fn() -> bool) -> Running<'_> {
+    pub(crate) async fn enter(
+        &self,
+        node: Arc<Node>,
+        is_stopping: impl Fn() -> bool,
+    ) -> Running<'_> {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             match self.admit(is_stopping()) {
-                Admission::Enter => return Running(self),
+                Admission::Enter => return Running { gate: self, node },
                 Admission::Park => return self.park().await,
                 Admission::Wait => changed.await,
             }
@@ -209,12 +229,12 @@ impl Gate {
     /// Whether the body waits for nothing but the end of the run.
     pub(crate) fn is_quiet(&self) -> bool {
         let inside = self.lock();
-        inside.running <= 0 && inside.unshown == 0 && inside.parked > 0
+        inside.running == 0 && inside.unshown == 0 && inside.parked > 0
     }
 
     /// Whether no step runs.
     pub(crate) fn is_idle(&self) -> bool {
-        self.lock().running <= 0
+        self.lock().running == 0
     }
 
     /// Resolves at the next change of what runs, counted from this call on.
@@ -226,7 +246,10 @@ impl Gate {
 impl Inside {
     /// Notes that a step failed, in this poll of the body.
     pub(crate) const fn note_failure(&mut self) {
-        self.failed_in = Some(self.poll);
+        // A later failure must not open the gate of a run that is ending already.
+        if self.retry.is_none() && self.cancelled.is_none() && self.unshown == 0 {
+            self.failed_in = Some(self.poll);
+        }
     }
 
     /// Whether the run is to end as soon as nothing runs.

@@ -184,9 +184,10 @@ impl Wf {
             gate.show_when_quiet().await;
             return Err(TaskError { fault: Fault::Step(Box::new(error)) });
         }
-        let running = gate.enter(|| about.active.token.is_cancelled()).await;
+        let node = Node::new(&step.key.1);
+        let running = gate.enter(node.clone(), || about.active.token.is_cancelled()).await;
         let started_at = Clock::system().now();
-        let run = Node::new(&step.key.1).scope(run);
+        let run = node.scope(run);
         let result = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(result) => result,
             Err(content) => Err(panicked(&*content)),
@@ -267,11 +268,11 @@ impl Wf {
         // It rides with the write that ends the run: one write per failure.
         active.append_later(entry.to_entry(self.0.about.max_bytes));
         let mut inside = self.0.gate.lock();
-        inside.note_failure();
         if let Fault::Cancel(reason) = error.fault {
             inside.cancelled.get_or_insert(reason);
             return None;
         }
+        inside.note_failure();
         if failure.is_final {
             return Some(TaskError { fault: Fault::Step(Box::new(failure)) });
         }

@@ -43,6 +43,12 @@ crate::on_every_store!(
     a_worker_that_stops_serving_does_not_stop_its_passes,
     a_count_that_fails_keeps_the_summary,
     a_pass_takes_back_expired_jobs,
+    a_step_that_cancels_the_job_is_final_whatever_the_body_makes_of_it,
+    a_cancel_from_inside_counts_although_the_worker_stops,
+    a_refused_write_does_not_lose_the_failure_that_rode_along,
+    a_job_that_is_given_back_keeps_its_place,
+    a_shared_step_is_waited_for_after_the_one_around_it_has_ended,
+    a_stop_with_a_claim_in_flight_gives_its_jobs_back,
 );
 
 #[derive(Serialize, Deserialize, Task)]
@@ -554,4 +560,137 @@ async fn a_pass_takes_back_expired_jobs(scene: Scene) {
     let summary = quick(scene.queue.clone()).build().unwrap().run(Pass::new()).await.unwrap();
     assert!(matches!(summary.jobs[0].result, JobResult::Succeeded { .. }), "{summary:?}");
     assert_eq!(handle.job().await.unwrap().unwrap().crashes, 1);
+}
+
+async fn a_step_that_cancels_the_job_is_final_whatever_the_body_makes_of_it(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .workflow(|_: PatientFlow, wf: Wf, State(docs): State<Docs>| async move {
+            let cancels =
+                wf.run("cancels", || async { Err::<u32, _>(TaskError::cancel("enough")) });
+            let later = wf.run("later", || async {
+                docs.write("later");
+                Ok::<u32, TaskError>(1)
+            });
+            let late = async { Err::<u32, _>(TaskError::new("late")) };
+            futures::try_join!(cancels.into_future(), later.into_future(), late).map(|_| 0)
+        })
+        .build()
+        .unwrap();
+    let job = ran(worker, PatientFlow).await;
+    assert_eq!((job.state, job.attempt), (JobState::Cancelled, 1), "{:?}", job.error);
+    assert_eq!(docs.len(), 0, "no later step starts");
+}
+
+async fn a_cancel_from_inside_counts_although_the_worker_stops(scene: Scene) {
+    let worker = Worker::new(scene.queue.clone())
+        .grace(TICK)
+        .task(|_: Simple, ctx: queue::JobCtx| async move {
+            ctx.cancelled().cancelled().await;
+            Err::<u32, _>(TaskError::cancel("not needed any more"))
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Simple).await.unwrap();
+    let runs = eventually("it runs", || async {
+        handle.job().await.unwrap().unwrap().state == JobState::Running
+    });
+    worker.run_until(runs).await.unwrap();
+    assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Cancelled);
+}
+
+async fn a_refused_write_does_not_lose_the_failure_that_rode_along(scene: Scene) {
+    let limit = usize::try_from(scene.queue.store().info().capabilities.max_payload_bytes).unwrap();
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .workflow(move |_: Flow, wf: Wf, State(docs): State<Docs>| async move {
+            let failing = wf.run("fails", || async {
+                docs.write("fails");
+                fails().await
+            });
+            let line = wf.ctx().log("x".repeat(limit + 1));
+            let (failed, _) = join(failing.retries(1).into_future(), line).await;
+            failed
+        })
+        .build()
+        .unwrap();
+    let job = ran(worker, Flow).await;
+    assert_eq!((job.state, docs.len()), (JobState::Failed, 2), "one retry, and no more");
+    let failed = steps(&job).into_iter().filter(|(_, state)| *state == StepState::Failed).count();
+    assert_eq!(failed, 2);
+}
+
+async fn a_job_that_is_given_back_keeps_its_place(scene: Scene) {
+    let now = scene.queue.store().ping().await.unwrap();
+    let at = now.minus(LONG);
+    let begun = Arc::new(Notify::new());
+    let worker = Worker::new(scene.queue.clone())
+        .grace(TICK)
+        .state(begun.clone())
+        .task(|_: Simple, ctx: queue::JobCtx, State(begun): State<Arc<Notify>>| async move {
+            begun.notify_one();
+            ctx.cancelled().cancelled().await;
+            fails().await
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Simple).at(at).await.unwrap();
+    worker.run_until(begun.notified()).await.unwrap();
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!((job.state, job.run_at), (JobState::Waiting, at));
+}
+
+async fn a_shared_step_is_waited_for_after_the_one_around_it_has_ended(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .workflow(|_: Flow, wf: Wf, State(docs): State<Docs>| async move {
+            let (inner, notes) = (wf.clone(), docs.clone());
+            let shared = async move {
+                let slow = inner.run("slow", || async {
+                    notes.write("slow");
+                    tokio::time::sleep(8 * TICK).await;
+                    Ok::<u32, TaskError>(1)
+                });
+                slow.await.is_ok()
+            };
+            let shared = shared.boxed().shared();
+            let again = shared.clone();
+            let around = wf.run("around", || async move {
+                Ok::<bool, TaskError>(tokio::time::timeout(TICK, again).await.is_err())
+            });
+            around.await?;
+            // It fails while the shared one still runs, and is retried once that has settled.
+            let flaky = wf.run("flaky", || async {
+                docs.write("flaky");
+                if docs.count("flaky") == 1 { fails().await } else { Ok(1) }
+            });
+            let (shared, flaky) = join(shared, flaky.retries(1).into_future()).await;
+            Ok(u32::from(shared) + flaky?)
+        })
+        .build()
+        .unwrap();
+    let job = ran(worker, Flow).await;
+    assert_eq!(
+        job.output.map(|output| output.to_string()),
+        Some("2".to_owned()),
+        "{:?}",
+        job.error
+    );
+    assert_eq!((docs.count("slow"), docs.count("flaky")), (1, 2));
+}
+
+async fn a_stop_with_a_claim_in_flight_gives_its_jobs_back(scene: Scene) {
+    let worker = quick(scene.queue.clone()).build().unwrap();
+    let handles = scene.queue.enqueue_many((0..5).map(|_| Simple)).await.unwrap();
+    scene.trips.delay("claim", 10 * TICK);
+    let asked = eventually("the claim is on its way", || async { scene.trips.of("claim") == 1 });
+    worker.run_until(asked).await.unwrap();
+    // When the worker has stopped they are free, not some time later.
+    for handle in handles {
+        let job = handle.job().await.unwrap().unwrap();
+        assert_eq!((job.state, job.attempt, job.crashes), (JobState::Waiting, 0, 0));
+    }
 }
