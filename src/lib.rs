@@ -49,6 +49,12 @@ pub use queue_core::{
     StoreRegistry, Timestamp, Unique,
 };
 
+#[cfg(feature = "mongo")]
+#[doc(no_inline)]
+pub use queue_mongo as mongo;
+#[cfg(feature = "postgres")]
+#[doc(no_inline)]
+pub use queue_postgres as postgres;
 #[cfg(feature = "sqlite")]
 #[doc(no_inline)]
 pub use queue_sqlite as sqlite;

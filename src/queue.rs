@@ -177,6 +177,14 @@ pub fn registry() -> StoreRegistry {
     queue_sqlite::register(&mut registry);
     #[cfg(not(feature = "sqlite"))]
     registry.switched_off("sqlite", "sqlite");
+    #[cfg(feature = "postgres")]
+    queue_postgres::register(&mut registry);
+    #[cfg(not(feature = "postgres"))]
+    registry.switched_off("postgres", "postgres").switched_off("postgresql", "postgres");
+    #[cfg(feature = "mongo")]
+    queue_mongo::register(&mut registry);
+    #[cfg(not(feature = "mongo"))]
+    registry.switched_off("mongodb", "mongo").switched_off("mongodb+srv", "mongo");
     registry
 }
 

@@ -1,0 +1,78 @@
+//! Many guarded updates of single documents in one trip, with a verdict for each.
+
+use mongodb::bson::{Document, doc};
+use queue_core::Result;
+
+use crate::{
+    codec,
+    connect::{Db, JOBS},
+    error::{DUPLICATE, TOO_LARGE, from_statement},
+    reply,
+};
+
+/// The most statements and bytes of one command; the server takes 100,000 and 16 MiB.
+const STATEMENTS: usize = 1_000;
+const BYTES: usize = 8 * 1024 * 1024;
+/// Error 66, ImmutableField.
+const NOT_MATCHED: i32 = 66;
+
+/// What became of one statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Applied,
+    NotMatched,
+    /// Another document has the key of a unique index.
+    Taken,
+    TooLarge,
+}
+
+/// An update of the document that its filter names.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    pub(crate) filter: Document,
+    pub(crate) update: Document,
+    /// About how many bytes the update has.
+    pub(crate) bytes: usize,
+}
+
+impl Statement {
+    /// The command's form.
+    ///
+    /// The server answers only counts, unless a statement fails. So each one is an upsert that cannot succeed: when
+    /// the filter matches nothing, the attempt to insert a document with another `_id` than the filter's is an
+    /// error, and errors come with the index of their statement.
+    fn into_document(self) -> Document {
+        let mut update = self.update;
+        update.insert("$setOnInsert", doc! { "_id": codec::uuid(&queue_core::Uuid::nil()) });
+        doc! { "q": self.filter, "u": update, "upsert": true }
+    }
+}
+
+/// Runs the statements, each on its own, and gives their verdicts in order.
+pub(crate) async fn run(db: &Db, statements: Vec<Statement>) -> Result<Vec<Verdict>> {
+    let mut verdicts = Vec::with_capacity(statements.len());
+    let mut rest = statements.into_iter().peekable();
+    while rest.peek().is_some() {
+        let (mut chunk, mut bytes) = (Vec::new(), 0);
+        while let Some(next) = rest.next_if(|next| {
+            chunk.is_empty() || (chunk.len() < STATEMENTS && bytes + next.bytes <= BYTES)
+        }) {
+            bytes += next.bytes;
+            chunk.push(next.into_document());
+        }
+        let from = verdicts.len();
+        verdicts.resize(from + chunk.len(), Verdict::Applied);
+        for failed in reply::run(db, doc! { "update": JOBS, "updates": chunk }).await? {
+            let verdict = match failed.code {
+                NOT_MATCHED => Verdict::NotMatched,
+                DUPLICATE => Verdict::Taken,
+                code if TOO_LARGE.contains(&code) => Verdict::TooLarge,
+                code => return Err(from_statement(code, &failed.message)),
+            };
+            if let Some(place) = verdicts.get_mut(from + failed.index) {
+                *place = verdict;
+            }
+        }
+    }
+    Ok(verdicts)
+}

@@ -1,0 +1,184 @@
+//! What happens to jobs without their holders: reaping, bulk changes, deleting.
+
+use std::{collections::HashSet, num::NonZeroU32};
+
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, doc};
+use queue_core::{BulkChange, BulkOutcome, JobFilter, JobId, Reaped, Result, Row, State};
+
+use crate::{
+    batch::{self, Statement, Verdict},
+    cas::{self, ROUNDS},
+    change::Change,
+    codec::{self, Stored},
+    connect::Db,
+    error::{Call, contention, from_driver},
+    filter, intent, reply,
+};
+
+/// How many jobs are changed by one command.
+const CHUNK: usize = 500;
+/// About the size of a statement.
+const STATEMENT_BYTES: usize = 1024;
+
+fn failed(error: mongodb::error::Error) -> queue_core::Error {
+    from_driver(Call::Read, error)
+}
+
+/// Takes jobs whose lease is over from their holders, and carries out what died with its caller.
+pub(crate) async fn reap(db: &Db, limit: NonZeroU32) -> Result<Vec<Reaped>> {
+    let now = db.now().await?;
+    // Leases must not wait for an intent that cannot be carried out.
+    if let Err(error) = intent::carry_out_left(db, now).await {
+        tracing::warn!(%error, "what another process left could not be carried out");
+    }
+    let mut found = db
+        .jobs
+        .find(doc! { "state": 1, "lease_until": { "$lte": now.as_micros() } })
+        .hint(mongodb::options::Hint::Name("held".to_owned()))
+        .sort(doc! { "lease_until": 1, "_id": 1 })
+        .limit(limit.get().into())
+        .projection(codec::narrow())
+        .await
+        .map_err(failed)?;
+    let (mut reaped, mut statements) = (Vec::new(), Vec::new());
+    while let Some(document) = found.try_next().await.map_err(failed)? {
+        let stored = codec::read(&document, 0)?;
+        let mut after = stored.row.clone();
+        after.reap(now);
+        let mut change = Change::between(&stored.row, &after);
+        if let Some(error) = &after.error {
+            change.payload("error", Some(error));
+        }
+        statements.push(cas::guarded(&stored, change, STATEMENT_BYTES));
+        let Row { id, queue, control, .. } = after;
+        reaped.push(Reaped::new(id, queue, control.fence, control.state, control.crashes));
+    }
+    // One that has moved on was reaped, settled or renewed by another meanwhile.
+    let verdicts = batch::run(db, statements).await?;
+    let won = reaped.into_iter().zip(verdicts).filter(|(_, verdict)| *verdict == Verdict::Applied);
+    Ok(won.map(|(reaped, _)| reaped).collect())
+}
+
+/// Changes all matching jobs and counts them.
+pub(crate) async fn update_where(
+    db: &Db,
+    wanted: &JobFilter,
+    change: &BulkChange,
+) -> Result<BulkOutcome> {
+    let now = db.now().await?;
+    let mut counts = BulkOutcome::default();
+    let query = filter::query(wanted);
+    let mut seen = HashSet::new();
+    let mut found =
+        db.settled_jobs.find(query.clone()).projection(codec::narrow()).await.map_err(failed)?;
+    loop {
+        let mut chunk = Vec::new();
+        while chunk.len() < CHUNK
+            && let Some(document) = found.try_next().await.map_err(failed)?
+        {
+            let stored = codec::read(&document, 0)?;
+            // A job that a change moves along the index that is read comes by again.
+            if seen.insert(stored.row.id) {
+                chunk.push(stored);
+            }
+        }
+        if chunk.is_empty() {
+            return Ok(counts);
+        }
+        for round in 1..=ROUNDS {
+            let moved = change_chunk(db, &chunk, change, now, &mut counts).await?;
+            if moved.is_empty() {
+                break;
+            }
+            if round == ROUNDS {
+                return Err(contention().with_effect(queue_core::Effect::Unknown));
+            }
+            reply::pause(round).await;
+            let ids: Vec<Bson> = moved.iter().map(codec::job_id).collect();
+            let again = filter::both(doc! { "_id": { "$in": ids } }, query.clone());
+            let found =
+                db.settled_jobs.find(again).projection(codec::narrow()).await.map_err(failed)?;
+            let documents: Vec<_> = found.try_collect().await.map_err(failed)?;
+            chunk =
+                documents.iter().map(|document| codec::read(document, 0)).collect::<Result<_>>()?;
+        }
+    }
+}
+
+/// Changes jobs that were read, and counts them. Returns those that have moved on.
+async fn change_chunk(
+    db: &Db,
+    chunk: &[Stored],
+    change: &BulkChange,
+    now: queue_core::Timestamp,
+    counts: &mut BulkOutcome,
+) -> Result<Vec<JobId>> {
+    let (mut sent, mut statements) = (Vec::new(), Vec::<Statement>::new());
+    for stored in chunk {
+        match stored.row.control.bulk_operation(change, now) {
+            None => *counts.count(change, stored.row.control.state) += 1,
+            Some(operation) => {
+                let mut after = stored.row.clone();
+                after.change(operation, change, now);
+                let difference = Change::between(&stored.row, &after);
+                statements.push(cas::guarded(stored, difference, STATEMENT_BYTES));
+                sent.push(stored);
+            }
+        }
+    }
+    let mut moved = Vec::new();
+    for (stored, verdict) in sent.into_iter().zip(batch::run(db, statements).await?) {
+        match verdict {
+            Verdict::Applied => *counts.count(change, stored.row.control.state) += 1,
+            Verdict::NotMatched | Verdict::Taken | Verdict::TooLarge => moved.push(stored.row.id),
+        }
+    }
+    Ok(moved)
+}
+
+/// Deletes matching jobs that do not run, the oldest first.
+pub(crate) async fn delete(db: &Db, wanted: &JobFilter, limit: NonZeroU32) -> Result<u64> {
+    let idle = doc! { "state": { "$ne": i32::from(State::Running.code()) } };
+    let query = filter::both(filter::query(wanted), idle);
+    let mut deleted = 0;
+    let mut round = 0;
+    while round < ROUNDS {
+        let left = (u64::from(limit.get()) - deleted).min(CHUNK as u64);
+        if left == 0 {
+            break;
+        }
+        if round > 0 {
+            reply::pause(round).await;
+        }
+        let found = db
+            .jobs
+            .find(query.clone())
+            .sort(doc! { "created_at": 1, "_id": 1 })
+            .limit(codec::int(left))
+            .projection(doc! { "_id": 1, "successor": 1, "source": 1 })
+            .await
+            .map_err(failed)?;
+        let documents: Vec<_> = found.try_collect().await.map_err(failed)?;
+        if documents.is_empty() {
+            break;
+        }
+        intent::settle_before_delete(db, &documents).await?;
+        let ids: Vec<Bson> = documents.iter().filter_map(|d| d.get("_id").cloned()).collect();
+        let doomed = ids.len() as u64;
+        let still = doc! { "_id": { "$in": ids }, "successor": Bson::Null };
+        let gone = db
+            .jobs
+            .delete_many(filter::both(query.clone(), still))
+            .await
+            .map_err(|error| from_driver(Call::Write, error))?;
+        deleted += gone.deleted_count;
+        if gone.deleted_count < doomed {
+            // Others deleted some of them, or changed them.
+            round += 1;
+        } else if doomed < left {
+            break;
+        }
+    }
+    Ok(deleted)
+}

@@ -1,0 +1,223 @@
+//! Opening: the client, the collections, their indexes and the version of the schema.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use mongodb::{
+    Client, Collection, Database,
+    bson::{Document, doc},
+    event::{EventHandler, command::CommandEvent},
+    options::{Acknowledgment, CollectionOptions, ReadConcern, SelectionCriteria, WriteConcern},
+};
+use queue_core::{Capabilities, Reach, Result};
+
+use crate::{
+    MongoOptions, StopAfter, Wake,
+    clock::{ServerClock, is_replica_set},
+    codec::Read as _,
+    error::{Call, STORE, from_driver},
+    options::config,
+};
+
+/// The version of the schema that this code writes.
+const VERSION: i64 = 1;
+/// MongoDB's documents end at 16 MiB; the rest is kept for the error of a job whose log is full.
+pub(crate) const MAX_JOB_BYTES: u64 = (16 * 1024 - 256) * 1024;
+/// The largest payload. Several of them and the rest of a job fit into a document.
+pub(crate) const MAX_PAYLOAD_BYTES: u64 = 4 * 1024 * 1024;
+/// How far two measurements of the server's clock may lie apart.
+const SLACK: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// An open database.
+#[derive(Debug)]
+pub(crate) struct Db {
+    pub(crate) client: Client,
+    pub(crate) database: Database,
+    /// Reads what is there now, to be written back under a guard.
+    pub(crate) jobs: Collection<Document>,
+    /// Reads what a majority has acknowledged, for callers.
+    pub(crate) settled_jobs: Collection<Document>,
+    pub(crate) schedules: Collection<Document>,
+    pub(crate) records: Collection<Document>,
+    /// Reads what is there now, as `jobs` does.
+    pub(crate) fresh_records: Collection<Document>,
+    pub(crate) clock: ServerClock,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) commands: Arc<AtomicU64>,
+    pub(crate) stop_after: Option<StopAfter>,
+}
+
+pub(crate) const JOBS: &str = "jobs";
+pub(crate) const RECORDS: &str = "records";
+const SCHEDULES: &str = "schedules";
+const SCHEMA: &str = "schema";
+
+pub(crate) fn durable() -> WriteConcern {
+    WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build()
+}
+
+/// Opens the database that the options name.
+pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
+    let mut driver = options.parse().await?;
+    let commands = Arc::new(AtomicU64::new(0));
+    let counter = commands.clone();
+    driver.command_event_handler = Some(EventHandler::callback(move |event| {
+        if matches!(event, CommandEvent::Started(_)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }));
+    driver.server_selection_timeout.get_or_insert(options.timeout);
+    driver.write_concern = Some(durable());
+    driver.app_name.get_or_insert_with(|| "queue".to_owned());
+    let name = options.database.clone().or_else(|| driver.default_database.clone());
+    let client = Client::with_options(driver).map_err(|error| from_driver(Call::Read, error))?;
+    let database = client.database(name.as_deref().unwrap_or("queue"));
+    let open = |name: &str, concern: ReadConcern| {
+        database.collection_with_options::<Document>(
+            name,
+            CollectionOptions::builder()
+                .read_concern(concern)
+                .write_concern(durable())
+                .selection_criteria(SelectionCriteria::ReadPreference(
+                    mongodb::options::ReadPreference::Primary,
+                ))
+                .build(),
+        )
+    };
+    let hello = database
+        .run_command(doc! { "hello": 1 })
+        .await
+        .map_err(|error| from_driver(Call::Read, error).with_operation("open"))?;
+    let mut capabilities = Capabilities::new(Reach::Network);
+    capabilities.durable = true;
+    capabilities.schedule_slack = SLACK;
+    capabilities.max_payload_bytes = MAX_PAYLOAD_BYTES;
+    capabilities.max_job_bytes = Some(MAX_JOB_BYTES);
+    if options.wake == Wake::ChangeStream && is_replica_set(&hello) {
+        capabilities.wakeups = Some(Reach::Network);
+    }
+    let db = Db {
+        jobs: open(JOBS, ReadConcern::local()),
+        settled_jobs: open(JOBS, ReadConcern::majority()),
+        schedules: open(SCHEDULES, ReadConcern::majority()),
+        records: open(RECORDS, ReadConcern::majority()),
+        fresh_records: open(RECORDS, ReadConcern::local()),
+        clock: ServerClock::new(options.clock),
+        capabilities,
+        commands,
+        stop_after: options.stop_after,
+        database,
+        client,
+    };
+    migrate(&db).await.map_err(|error| error.with_operation("open"))?;
+    Ok(db)
+}
+
+/// Brings the database to this version. Any number of processes may do so at once: creating an index that is there is
+/// no change, and the version is written last.
+async fn migrate(db: &Db) -> Result<()> {
+    let schema = db.database.collection::<Document>(SCHEMA);
+    let known = schema
+        .find_one(doc! { "_id": "version" })
+        .await
+        .map_err(|error| from_driver(Call::Read, error))?;
+    if let Some(known) = known {
+        let version = known.int("version")?;
+        if version > VERSION {
+            return Err(config(format!(
+                "the database {:?} has schema version {version}, and this code knows versions up to \
+                 {VERSION}; use a newer release",
+                db.database.name()
+            ))
+            .with_store(STORE));
+        }
+        return Ok(());
+    }
+    let failed = |error| from_driver(Call::Write, error);
+    let indexes = doc! { "createIndexes": JOBS, "indexes": indexes() };
+    db.database.run_command(indexes).await.map_err(failed)?;
+    for name in [RECORDS, SCHEDULES] {
+        match db.database.create_collection(name).await {
+            // Another process was faster.
+            Err(error) if crate::error::code_of(&error) == Some(48) => {}
+            created => created.map_err(failed)?,
+        }
+    }
+    schema
+        .update_one(doc! { "_id": "version" }, doc! { "$max": { "version": VERSION } })
+        .upsert(true)
+        .await
+        .map(drop)
+        .or_else(|error| match crate::error::code_of(&error) {
+            Some(crate::error::DUPLICATE) => Ok(()),
+            _ => Err(failed(error)),
+        })
+}
+
+/// Why each index is there.
+fn indexes() -> Vec<Document> {
+    let waiting = doc! { "state": 0 };
+    vec![
+        // Claims, FIFO: one range per queue and priority, in order; what is not yet due is skipped.
+        doc! {
+            "name": "ready_queue", "partialFilterExpression": &waiting,
+            "key": { "queue": 1, "priority": -1, "run_at": 1, "_id": 1 },
+        },
+        doc! {
+            "name": "ready", "partialFilterExpression": &waiting,
+            "key": { "priority": -1, "run_at": 1, "_id": 1 },
+        },
+        // Claims, LIFO.
+        doc! {
+            "name": "ready_lifo", "partialFilterExpression": &waiting,
+            "key": { "priority": -1, "run_at": -1, "_id": -1 },
+        },
+        // The earliest job that is not yet due.
+        doc! {
+            "name": "future", "partialFilterExpression": &waiting,
+            "key": { "run_at": 1 },
+        },
+        // The jobs of a claim, and all running jobs. Their lease is in no index, or every
+        // heartbeat would have to write one.
+        doc! {
+            "name": "held", "partialFilterExpression": { "state": 1 },
+            "key": { "nonce": 1 },
+        },
+        // At most one job per unique key, and one per slot of a lane.
+        doc! {
+            "name": "unique_key", "unique": true, "key": { "held_key": 1 },
+            "partialFilterExpression": { "held_key": { "$exists": true } },
+        },
+        doc! {
+            "name": "lane_slot", "unique": true, "key": { "slot_lane": 1, "slot": 1 },
+            "partialFilterExpression": { "slot_lane": { "$exists": true } },
+        },
+        doc! { "name": "created", "key": { "created_at": 1, "_id": 1 } },
+        doc! { "name": "state_created", "key": { "state": 1, "created_at": 1, "_id": 1 } },
+        // Jobs without labels or intents are not in these.
+        doc! { "name": "labels", "key": { "labels": 1 }, "sparse": true },
+        doc! { "name": "successor", "key": { "successor._id": 1 }, "sparse": true },
+    ]
+}
+
+impl Db {
+    /// The store's clock.
+    pub(crate) async fn now(&self) -> Result<queue_core::Timestamp> {
+        self.clock.now(&self.database).await
+    }
+
+    /// Ends an operation where a test wants it to end.
+    pub(crate) fn stop_point(&self, place: StopAfter) -> Result<()> {
+        match self.stop_after == Some(place) {
+            false => Ok(()),
+            true => Err(queue_core::Error::new(
+                queue_core::ErrorKind::Unavailable,
+                "stopped here, as a test asked",
+            )
+            .with_effect(queue_core::Effect::Unknown)
+            .with_store(STORE)),
+        }
+    }
+}

@@ -1,0 +1,27 @@
+#![doc = include_str!("lib.md")]
+
+mod batch;
+mod bulk;
+mod cas;
+mod change;
+mod claim;
+mod clock;
+mod codec;
+mod connect;
+mod error;
+mod filter;
+mod insert;
+mod intent;
+mod options;
+mod read;
+mod reply;
+mod schedule;
+mod session;
+mod store;
+mod update;
+mod wake;
+
+pub use mongodb;
+pub use options::{MongoOptions, StopAfter, Wake};
+pub use queue_core::Result;
+pub use store::{MongoStore, register};

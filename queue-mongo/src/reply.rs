@@ -1,0 +1,80 @@
+//! What the server answers to a command with many statements.
+
+use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
+use queue_core::Result;
+
+use crate::{
+    connect::Db,
+    error::{Call, corrupt, from_concern, from_driver, is_write_conflict},
+};
+
+/// How often a command is sent that the server gives up because of another writer.
+const ATTEMPTS: usize = 20;
+
+/// One statement that failed.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) index: usize,
+    pub(crate) code: i32,
+    pub(crate) message: String,
+    /// For a duplicate: the field of the index.
+    pub(crate) key: Option<String>,
+}
+
+/// Runs a writing command and gives the statements that failed.
+pub(crate) async fn run(db: &Db, mut command: Document) -> Result<Vec<Failed>> {
+    command.insert("ordered", false);
+    command.insert("writeConcern", doc! { "w": "majority", "j": true });
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        match db.database.run_command(command.clone()).await {
+            Ok(reply) => return read(&RawDocumentBuf::try_from(&reply).map_err(corrupt)?),
+            Err(error) if is_write_conflict(&error) && attempt < ATTEMPTS => pause(attempt).await,
+            Err(error) => {
+                // The server cuts long keys in its messages between two bytes of a character; the driver refuses the whole
+                // reply then, and hands it over.
+                return match error.server_response().map(|reply| reply.as_ref()) {
+                    Some(reply) if is_done(reply) => read(reply),
+                    _ => Err(from_driver(Call::Write, error)),
+                };
+            }
+        }
+    }
+}
+
+fn is_done(reply: &RawDocument) -> bool {
+    matches!(reply.get("ok"), Ok(Some(RawBsonRef::Double(1.0))))
+}
+
+fn read(reply: &RawDocument) -> Result<Vec<Failed>> {
+    let message = |from: &RawDocument| from.get_str("errmsg").unwrap_or_default().to_owned();
+    if let Ok(concern) = reply.get_document("writeConcernError") {
+        return Err(from_concern(concern.get_i32("code").unwrap_or(0), &message(concern)));
+    }
+    let mut failed = Vec::new();
+    let Ok(errors) = reply.get_array("writeErrors") else { return Ok(failed) };
+    for error in errors {
+        let error = error.map_err(corrupt)?;
+        let error = error.as_document().ok_or_else(|| corrupt("a write error"))?;
+        let index = error.get_i32("index").map_err(corrupt)?;
+        let pattern = error.get_document("keyPattern").ok();
+        let key = pattern.and_then(|pattern| pattern.iter().next()?.ok());
+        failed.push(Failed {
+            index: usize::try_from(index).map_err(corrupt)?,
+            code: error.get_i32("code").map_err(corrupt)?,
+            message: message(error),
+            key: key.map(|(name, _)| name.to_string()),
+        });
+    }
+    Ok(failed)
+}
+
+/// Lets other writers go first, longer each time.
+pub(crate) async fn pause(attempt: usize) {
+    let most = 200_u64 << attempt.min(7);
+    // The random bits of a fresh UUID are jitter enough.
+    let jitter = u64::from(queue_core::Uuid::now_v7().as_bytes()[15]);
+    let wait = most * (128 + jitter / 2) / 256;
+    tokio::time::sleep(std::time::Duration::from_micros(wait)).await;
+}

@@ -1,0 +1,73 @@
+//! A schema of its own for each test, on the server that the environment names.
+
+#![allow(dead_code, clippy::print_stderr)] // each test binary uses a part
+
+use queue_core::{Error, ErrorKind, Result, Uuid};
+use queue_postgres::{
+    PostgresOptions,
+    sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql},
+};
+
+pub const VARIABLE: &str = "QUEUE_POSTGRES_URL";
+
+/// The server for tests.
+pub fn url() -> Result<String> {
+    std::env::var(VARIABLE).map_err(|_| {
+        Error::new(
+            ErrorKind::Config,
+            format!("{VARIABLE} is not set; run ./scripts/test, or set it to a PostgreSQL where schemas may be made"),
+        )
+    })
+}
+
+/// A schema that is dropped with the value.
+pub struct Schema {
+    pub name: String,
+    url: String,
+}
+
+impl Schema {
+    pub fn new() -> Result<Self> {
+        Ok(Schema { name: format!("test_{}", Uuid::now_v7().simple()), url: url()? })
+    }
+
+    pub fn options(&self) -> Result<PostgresOptions> {
+        Ok(PostgresOptions::from_url(&self.url)?.schema(&self.name))
+    }
+
+    pub async fn connection(&self) -> PgConnection {
+        PgConnection::connect(&self.url).await.unwrap()
+    }
+
+    /// Runs statements in which `{s}` is the schema.
+    pub async fn run(&self, text: &str) {
+        let text = text.replace("{s}", &format!("\"{}\"", self.name));
+        raw_sql(AssertSqlSafe(text)).execute(&mut self.connection().await).await.unwrap();
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        let drop =
+            format!("SET lock_timeout = '10s'; DROP SCHEMA IF EXISTS \"{}\" CASCADE", self.name);
+        let url = self.url.clone();
+        // A thread of its own: a test's runtime may be the one that this is dropped in.
+        let done = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(queue_postgres::sqlx::Error::Io)?;
+            runtime.block_on(async {
+                let mut connection = PgConnection::connect(&url).await?;
+                raw_sql(AssertSqlSafe(format!("SET client_min_messages = 'warning'; {drop}")))
+                    .execute(&mut connection)
+                    .await?;
+                queue_postgres::sqlx::Result::<()>::Ok(())
+            })
+        });
+        match done.join() {
+            Ok(Ok(())) => {}
+            other => eprintln!("the schema {} was not dropped: {other:?}", self.name),
+        }
+    }
+}
