@@ -448,11 +448,11 @@ async fn a_claim_whose_answer_was_lost_is_given_back_at_the_stop(scene: Scene) {
 async fn a_panic_in_the_store_does_not_end_the_renewal_of_leases(scene: Scene) {
     let docs = Docs::default();
     let worker = Worker::new(scene.queue.clone())
-        .lease(Duration::from_millis(400))
+        .lease(Duration::from_millis(1_200))
         .state(docs.clone())
         .task(|_: Simple, State(docs): State<Docs>| async move {
             docs.write("run");
-            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            tokio::time::sleep(Duration::from_millis(3_000)).await;
             Ok(1)
         })
         .build()
