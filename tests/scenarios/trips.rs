@@ -84,6 +84,8 @@ async fn a_workflow_of_n_steps_costs_at_most_n_plus_three_trips(scene: Scene) {
 
 async fn parallel_steps_share_their_trips(scene: Scene) {
     const STEPS: u32 = 100;
+    // A store that answers at once leaves no time for writes to gather.
+    scene.trips.delay("update_jobs", std::time::Duration::from_millis(20));
     let worker = Worker::new(scene.queue.clone())
         .workflow(|input: Flow, wf: Wf| async move {
             let step = |n| wf.run(format!("{n}"), move || async move { Ok::<u32, TaskError>(n) });
