@@ -113,13 +113,12 @@ impl Active {
         }
     }
 
-    /// Puts an entry aside until the job is written anyway.
+    /// Puts an entry aside, to ride with the job's next writes.
     pub(crate) fn append_later(&self, entry: NewEntry) {
         self.notes().entries.push(entry);
     }
 
     /// Writes to the job, together with what was put aside, and takes note of what comes back.
-    /// `false`: the job is lost.
     pub(crate) async fn write(
         &self,
         committer: &Committer,

@@ -107,7 +107,7 @@ impl Error {
         self
     }
 
-    /// Names the store, for example `sqlite`. A name given earlier stays.
+    /// Names the store, for example `memory`. A name given earlier stays.
     #[must_use]
     pub fn with_store(mut self, store: impl Into<Cow<'static, str>>) -> Self {
         self.store.get_or_insert(store.into());
@@ -168,8 +168,8 @@ mod tests {
     fn an_error_reads_from_the_store_to_the_message() {
         let error = Error::new(ErrorKind::Timeout, "no answer within 5 s");
         assert_eq!(error.to_string(), "timed out: no answer within 5 s");
-        let error = error.with_operation("claim").with_store("sqlite").with_operation("other");
-        assert_eq!(error.to_string(), "sqlite: claim: timed out: no answer within 5 s");
+        let error = error.with_operation("claim").with_store("memory").with_operation("other");
+        assert_eq!(error.to_string(), "memory: claim: timed out: no answer within 5 s");
     }
 
     #[test]

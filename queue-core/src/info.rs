@@ -8,7 +8,7 @@ use crate::{Error, ErrorKind, NewJob, Payload, Record, Result};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StoreInfo {
-    /// A short name, for example `sqlite`.
+    /// A short name, for example `memory`.
     pub name: Cow<'static, str>,
     /// What it promises.
     pub capabilities: Capabilities,

@@ -15,9 +15,7 @@ use super::{
     Worker,
     plan::{Plan, StoreClock},
 };
-use crate::{
-    JobReport, Summary, committer::unstarted, io::surviving, jitter::jittered, run::Taken,
-};
+use crate::{JobReport, committer::unstarted, io::surviving, jitter::jittered, run::Taken};
 
 /// How often a worker looks for leases that are over.
 const REAP_EVERY: Duration = Duration::from_secs(1);
@@ -206,12 +204,5 @@ async fn reap_regularly(store: Arc<dyn JobStore>, over: CancellationToken) {
             }
             Err(error) => tracing::warn!(%error, "looking for expired leases failed"),
         }
-    }
-}
-
-impl Summary {
-    /// Adds a job.
-    pub fn push(&mut self, report: JobReport) {
-        self.jobs.push(report);
     }
 }

@@ -105,7 +105,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
     ),
     Mutant::new("insert-too-many-variables", "large batches are refused", &["INS-5"], || {
         Flaw::none().insert(|world, jobs, now| match jobs.len() > 500 {
-            true => Err(Error::new(ErrorKind::Backend, "too many SQL variables")),
+            true => Err(Error::new(ErrorKind::Backend, "too many variables")),
             false => world.insert(jobs, now),
         })
     }),
