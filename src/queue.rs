@@ -59,7 +59,8 @@ impl Queue {
         &self.0
     }
 
-    /// The store, for what the queue has no method for.
+    /// The store, for what the queue has no method for. Keep the queue, or a clone of it, as long as you use the store: a store
+    /// that [`connect`](Self::connect) opened has its connections on the queue's thread for I/O, which ends with the last clone.
     pub fn store(&self) -> &Arc<dyn JobStore> {
         self.0.store()
     }

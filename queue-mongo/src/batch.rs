@@ -13,8 +13,9 @@ use crate::{
 /// The most statements and bytes of one command; the server takes 100,000 and 16 MiB.
 const STATEMENTS: usize = 1_000;
 const BYTES: usize = 8 * 1024 * 1024;
-/// Error 66, ImmutableField.
-const NOT_MATCHED: i32 = 66;
+/// How the attempt to insert fails: 66, ImmutableField; 54, NotSingleValueField, where the filter names a field twice, so that
+/// the server cannot tell which value the document would get.
+const NOT_MATCHED: [i32; 2] = [66, 54];
 
 /// What became of one statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub(crate) async fn run(db: &Db, statements: Vec<Statement>) -> Result<Vec<Verdi
         verdicts.resize(from + chunk.len(), Verdict::Applied);
         for failed in reply::run(db, doc! { "update": JOBS, "updates": chunk }).await? {
             let verdict = match failed.code {
-                NOT_MATCHED => Verdict::NotMatched,
+                code if NOT_MATCHED.contains(&code) => Verdict::NotMatched,
                 DUPLICATE => Verdict::Taken,
                 code if TOO_LARGE.contains(&code) => Verdict::TooLarge,
                 code => return Err(from_statement(code, &failed.message)),

@@ -129,7 +129,7 @@ async fn a_handler_that_heeds_the_stop_has_not_failed(scene: Scene) {
     let task = scene.queue.enqueue(Simple).await.unwrap();
     let flow = scene.queue.enqueue(Flow).await.unwrap();
     let both_run = async {
-        let store = scene.sibling();
+        let store = scene.sibling().await;
         let running = queue::JobFilter::all().with_states(JobState::Running);
         eventually("both run", || async { store.store().count(&running).await.unwrap() == 2 })
             .await;
@@ -184,7 +184,7 @@ async fn a_pass_that_is_dropped_gives_back_what_it_did_not_start(scene: Scene) {
         () = begun.notified() => {}
     }
     // The first goes on; the others are free at once, not when their lease is over.
-    let other = quick(scene.sibling()).build().unwrap();
+    let other = quick(scene.sibling().await).build().unwrap();
     eventually("all are done", || async {
         other.run(Pass::new()).await.unwrap();
         let mut done = 0;
@@ -279,7 +279,8 @@ async fn an_attempt_that_lost_its_job_to_its_own_worker_is_told(scene: Scene) {
         eventually("it runs", || async { begun.load(Ordering::SeqCst) == 1 }).await;
         let job = handle.job().await.unwrap().unwrap();
         let held = queue::core::Held::new(job.id, job.fence);
-        let store = scene.sibling().store().clone();
+        let sibling = scene.sibling().await;
+        let store = sibling.store();
         assert!(store.heartbeat(&[held], Duration::from_micros(1)).await.unwrap()[0].is_saved());
         soon("the first attempt is told", told.notified()).await;
         soon("the second one completes", handle.output()).await.unwrap();
@@ -556,7 +557,7 @@ async fn a_count_that_fails_keeps_the_summary(scene: Scene) {
 async fn a_pass_takes_back_expired_jobs(scene: Scene) {
     let handle = scene.queue.enqueue(Simple).await.unwrap();
     let request = ClaimRequest::new(Queues::All, "gone", NonZeroU32::MIN, Duration::from_micros(1));
-    assert_eq!(scene.sibling().store().claim(&request).await.unwrap().jobs.len(), 1);
+    assert_eq!(scene.sibling().await.store().claim(&request).await.unwrap().jobs.len(), 1);
     let summary = quick(scene.queue.clone()).build().unwrap().run(Pass::new()).await.unwrap();
     assert!(matches!(summary.jobs[0].result, JobResult::Succeeded { .. }), "{summary:?}");
     assert_eq!(handle.job().await.unwrap().unwrap().crashes, 1);
@@ -584,19 +585,18 @@ async fn a_step_that_cancels_the_job_is_final_whatever_the_body_makes_of_it(scen
 }
 
 async fn a_cancel_from_inside_counts_although_the_worker_stops(scene: Scene) {
+    let docs = Docs::default();
     let worker = Worker::new(scene.queue.clone())
-        .grace(TICK)
-        .task(|_: Simple, ctx: queue::JobCtx| async move {
+        .state(docs.clone())
+        .task(|_: Simple, ctx: queue::JobCtx, State(docs): State<Docs>| async move {
+            docs.write("begun");
             ctx.cancelled().cancelled().await;
             Err::<u32, _>(TaskError::cancel("not needed any more"))
         })
         .build()
         .unwrap();
     let handle = scene.queue.enqueue(Simple).await.unwrap();
-    let runs = eventually("it runs", || async {
-        handle.job().await.unwrap().unwrap().state == JobState::Running
-    });
-    worker.run_until(runs).await.unwrap();
+    worker.run_until(eventually("it runs", || async { docs.len() == 1 })).await.unwrap();
     assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Cancelled);
 }
 

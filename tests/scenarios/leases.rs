@@ -34,7 +34,7 @@ async fn e12_a_healthy_long_job_is_never_taken_over(scene: Scene) {
             .unwrap()
     };
     let handle = scene.queue.enqueue(Long).await.unwrap();
-    let (first, second) = (build(scene.queue.clone()), build(scene.sibling()));
+    let (first, second) = (build(scene.queue.clone()), build(scene.sibling().await));
     let running = first.run(Pass::new());
     let polling = async {
         loop {
@@ -108,7 +108,7 @@ async fn a_worker_that_stalled_writes_nothing_into_the_next_attempt(scene: Scene
     let zombie = tokio::spawn(async move { stalled.run(Pass::new()).await });
     eventually("the job runs", || async { docs.len() == 1 }).await;
     steal(&scene, &handle).await;
-    let second = Worker::new(scene.sibling())
+    let second = Worker::new(scene.sibling().await)
         .task(|_: Long| async { Ok("from the second".to_owned()) })
         .build()
         .unwrap();
@@ -155,7 +155,7 @@ async fn a_cpu_bound_handler_keeps_its_lease(scene: Scene) {
         .build()
         .unwrap();
     let handle = scene.queue.enqueue(Long).await.unwrap();
-    let sibling = scene.sibling();
+    let sibling = scene.sibling().await;
     let reaping = async {
         loop {
             let reaped = sibling.store().reap(std::num::NonZeroU32::MIN).await.unwrap();

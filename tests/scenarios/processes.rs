@@ -1,8 +1,10 @@
 //! Scenarios with several processes: the test binary starts itself again as a worker.
-#![cfg(feature = "sqlite")]
+#![cfg(any(feature = "sqlite", feature = "postgres", feature = "mongo"))]
 
 use std::{
-    process::{Child, Command, Stdio},
+    collections::BTreeSet,
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -15,6 +17,14 @@ use crate::{
     steps::assert_fanned_out,
 };
 
+crate::on_every_database!(
+    e17_two_hundred_parallel_steps_in_eight_jobs_by_four_processes,
+    e11_after_a_kill_another_process_repeats_only_the_step_in_flight,
+);
+
+/// What a process writes when it could begin.
+const READY: &str = "ready to work";
+
 /// Set for a process that is to work, to the URL of its store.
 const CHILD: &str = "QUEUE_SCENARIO_CHILD";
 
@@ -22,6 +32,8 @@ const CHILD: &str = "QUEUE_SCENARIO_CHILD";
 #[task(name = "fan-out", output = Vec<u32>)]
 struct FanOut {
     steps: u32,
+    /// Where each process that runs a job writes its number.
+    ledger: String,
 }
 
 #[derive(Serialize, Deserialize, Task)]
@@ -30,17 +42,21 @@ struct FourSlowSteps {
     ledger: String,
 }
 
-async fn fan_out(FanOut { steps }: FanOut, wf: Wf) -> TaskResult<Vec<u32>> {
+fn write_line(ledger: &str, line: u32) -> std::io::Result<()> {
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(ledger)?;
+    writeln!(file, "{line}")
+}
+
+async fn fan_out(FanOut { steps, ledger }: FanOut, wf: Wf) -> TaskResult<Vec<u32>> {
+    write_line(&ledger, std::process::id())?;
     let step = |n| wf.run(format!("step-{n}"), move || async move { Ok::<_, TaskError>(n) });
     try_join_all((0..steps).map(|n| step(n).into_future())).await
 }
 
 async fn four_slow_steps(FourSlowSteps { ledger }: FourSlowSteps, wf: Wf) -> TaskResult<()> {
-    use std::io::Write;
     for n in 0..4 {
         wf.run(format!("step-{n}"), || async {
-            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(&ledger)?;
-            writeln!(file, "{n}")?;
+            write_line(&ledger, n)?;
             tokio::time::sleep(Duration::from_millis(500)).await;
             Ok::<(), TaskError>(())
         })
@@ -59,72 +75,106 @@ fn worker(queue: Queue) -> Worker {
         .unwrap()
 }
 
+#[allow(clippy::print_stdout)] // its parent reads that
 /// Not a test of its own: what a child process does. Without the variable it does nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
     let Ok(url) = std::env::var(CHILD) else { return };
     let queue = Queue::connect(&url).await.unwrap();
-    worker(queue).run_until_empty(|_| {}).await.unwrap();
+    let worker = worker(queue);
+    // It says that it is ready, and waits until its parent says that all are.
+    println!("{READY}");
+    tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
+        .await
+        .unwrap()
+        .unwrap();
+    worker.run_until_empty(|_| {}).await.unwrap();
 }
 
 /// A worker process; ended when it is dropped.
-struct Process(Child);
+struct Process {
+    child: Child,
+    /// Kept open: it may still write there.
+    output: BufReader<ChildStdout>,
+}
 
 impl Process {
     fn start(url: &str) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
+        let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["processes::child", "--exact", "--nocapture"])
             .env(CHILD, url)
-            .stdout(Stdio::null())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        Process(child)
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Process { child, output }
+    }
+
+    /// Starts so many, and lets them begin when all are ready.
+    fn start_together<const N: usize>(url: &str) -> [Self; N] {
+        let mut processes = [(); N].map(|()| Process::start(url));
+        for process in &mut processes {
+            let mut lines = process.output.by_ref().lines();
+            assert!(lines.any(|line| line.unwrap().contains(READY)), "it ended before");
+        }
+        for process in &mut processes {
+            process.child.stdin.take().unwrap().write_all(b"\n").unwrap();
+        }
+        processes
     }
 
     /// Waits for its end, and answers what it wrote to standard error.
     fn wait(mut self) -> String {
-        use std::io::Read;
         let mut text = String::new();
-        self.0.stderr.take().unwrap().read_to_string(&mut text).unwrap();
-        assert!(self.0.wait().unwrap().success(), "{text}");
+        self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+        assert!(self.child.wait().unwrap().success(), "{text}");
         text
     }
+}
+
+async fn start<const N: usize>(url: String) -> [Process; N] {
+    tokio::task::spawn_blocking(move || Process::start_together(&url)).await.unwrap()
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
         // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn e17_two_hundred_parallel_steps_in_eight_jobs_by_four_processes() {
+async fn e17_two_hundred_parallel_steps_in_eight_jobs_by_four_processes(scene: Scene) {
     const STEPS: u32 = 200;
-    let scene = Scene::sqlite().await;
-    let jobs = (0..8).map(|_| FanOut { steps: STEPS });
+    let folder = tempfile::tempdir().unwrap();
+    let ledger = folder.path().join("ledger").display().to_string();
+    let jobs = (0..8).map(|_| FanOut { steps: STEPS, ledger: ledger.clone() });
     let handles = scene.queue.enqueue_many(jobs).await.unwrap();
-    let url = scene.url.clone().unwrap();
-    let processes: Vec<Process> = (0..4).map(|_| Process::start(&url)).collect();
+    let processes: [Process; 4] = start(scene.url().to_owned()).await;
     for process in processes {
         let text = tokio::task::spawn_blocking(|| process.wait()).await.unwrap();
-        assert!(!text.contains("UNIQUE") && !text.contains("locked"), "{text}");
+        for surfaced in
+            ["UNIQUE", "locked", "unique constraint", "E11000", "WriteConflict", "deadlock"]
+        {
+            assert!(!text.contains(surfaced), "{text}");
+        }
     }
     for handle in handles {
         assert_fanned_out(&handle.job().await.unwrap().unwrap(), STEPS);
     }
+    let ledger = std::fs::read_to_string(&ledger).unwrap();
+    let workers: BTreeSet<&str> = ledger.lines().collect();
+    assert!(workers.len() > 1, "several processes took part: {workers:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn e11_after_a_kill_another_process_repeats_only_the_step_in_flight() {
-    let scene = Scene::sqlite().await;
+async fn e11_after_a_kill_another_process_repeats_only_the_step_in_flight(scene: Scene) {
     let folder = tempfile::tempdir().unwrap();
     let ledger = folder.path().join("ledger").display().to_string();
     let handle = scene.queue.enqueue(FourSlowSteps { ledger: ledger.clone() }).await.unwrap();
-    let url = scene.url.clone().unwrap();
-    let first = Process::start(&url);
+    let url = scene.url().to_owned();
+    let [first] = start(url.clone()).await;
     eventually("two steps are logged and the third runs", || async {
         let logged = handle.job().await.unwrap().unwrap().log_len;
         let begun = std::fs::read_to_string(&ledger).unwrap_or_default().lines().count();
@@ -132,7 +182,7 @@ async fn e11_after_a_kill_another_process_repeats_only_the_step_in_flight() {
     })
     .await;
     drop(first);
-    let second = Process::start(&url);
+    let [second] = start(url).await;
     tokio::task::spawn_blocking(|| second.wait()).await.unwrap();
     let job = handle.job().await.unwrap().unwrap();
     assert_eq!((job.state, job.attempt, job.crashes), (JobState::Completed, 1, 1));

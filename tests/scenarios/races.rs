@@ -1,6 +1,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use futures::future::join_all;
+
 use queue::{
     JobState, Outcome, Payload, Queue, Task,
     core::{ClaimRequest, Guard, JobPatch, JobStoreExt, Progress, Queues, Transition, Version},
@@ -21,7 +22,7 @@ struct Edited;
 async fn e25_fifty_racing_editors_lose_no_update(scene: Scene) {
     const RACERS: usize = 50;
     let handle = scene.queue.enqueue(Edited).label("edits", "0").await.unwrap();
-    let siblings: Vec<Queue> = (0..4).map(|_| scene.sibling()).collect();
+    let siblings: Vec<Queue> = join_all((0..4).map(|_| scene.sibling())).await;
     let edits = (0..RACERS).map(|racer| {
         let store = siblings[racer % siblings.len()].store().clone();
         let id = handle.id();
@@ -51,7 +52,8 @@ async fn e25_fifty_racing_editors_lose_no_update(scene: Scene) {
 
 async fn e26_the_fenced_holder_cannot_complete_a_job_that_failed_elsewhere(scene: Scene) {
     let handle = scene.queue.enqueue(Edited).await.unwrap();
-    let (first, second) = (scene.queue.store().clone(), scene.sibling().store().clone());
+    let sibling = scene.sibling().await;
+    let (first, second) = (scene.queue.store(), sibling.store());
     let claim =
         |name| ClaimRequest::new(Queues::All, name, NonZeroU32::MIN, Duration::from_micros(1));
     let old = first.claim(&claim("first")).await.unwrap().jobs.remove(0);

@@ -77,7 +77,7 @@ async fn lost_answers_are_repeated_without_doubling_anything(scene: Scene) {
     let handles = scene.queue.enqueue_many((0..JOBS).map(Flow)).await.unwrap();
     while_serving(worker, async {
         let ended = JobFilter::all().with_states(JobState::Completed);
-        let sibling = scene.sibling();
+        let sibling = scene.sibling().await;
         eventually("all are completed", || async {
             let tally = sibling.tally(ended.clone()).await.unwrap();
             tally.first().is_some_and(|tally| tally.count == u64::from(JOBS))
@@ -96,7 +96,7 @@ async fn two_workers_run_every_job_once(scene: Scene) {
     const JOBS: usize = 300;
     let docs = Docs::default();
     let first = worker(scene.queue.clone(), &docs).concurrency(7).build().unwrap();
-    let second = worker(scene.sibling(), &docs).concurrency(3).build().unwrap();
+    let second = worker(scene.sibling().await, &docs).concurrency(3).build().unwrap();
     while_serving(
         first,
         while_serving(second, async {
@@ -172,7 +172,7 @@ async fn a_lane_is_never_exceeded_and_always_used(scene: Scene) {
     let handles = scene.queue.enqueue_many((0..40).map(Laned)).await.unwrap();
     while_serving(
         build(scene.queue.clone()),
-        while_serving(build(scene.sibling()), async {
+        while_serving(build(scene.sibling().await), async {
             for handle in &handles {
                 handle.output().await.unwrap();
             }
@@ -183,8 +183,9 @@ async fn a_lane_is_never_exceeded_and_always_used(scene: Scene) {
 
 async fn delayed_jobs_run_when_they_fall_due(scene: Scene) {
     let docs = Docs::default();
-    while_serving(worker(scene.queue.clone(), &docs).build().unwrap(), async {
-        let delays = [150_u64, 50, 100];
+    let mut due = Vec::new();
+    while_serving(worker(scene.queue.clone(), &docs).concurrency(1).build().unwrap(), async {
+        let delays = [450_u64, 150, 300];
         let mut handles = Vec::new();
         for delay in delays {
             let delay = Duration::from_millis(delay);
@@ -195,9 +196,11 @@ async fn delayed_jobs_run_when_they_fall_due(scene: Scene) {
             handle.output().await.unwrap();
             let job = handle.job().await.unwrap().unwrap();
             assert!(job.started_at.unwrap() >= job.run_at);
+            due.push((job.run_at, serde_json::from_str::<Note>(job.input.as_str()).unwrap().0));
             assert_eq!(job.log.iter().filter_map(StepEntry::from_entry).count(), 1);
         }
     })
     .await;
-    assert_eq!(docs.all(), ["50", "100", "150"]);
+    due.sort();
+    assert_eq!(docs.all(), due.into_iter().map(|(_, note)| note).collect::<Vec<_>>());
 }

@@ -187,7 +187,7 @@ async fn finished_steps_are_restored_by_the_next_worker(scene: Scene) {
     };
     let handle = scene.queue.enqueue(FanOut { steps: 2 }).await.unwrap();
     build(scene.queue.clone(), true).run_until(stopped.notified()).await.unwrap();
-    build(scene.sibling(), false).run(Pass::new()).await.unwrap();
+    build(scene.sibling().await, false).run(Pass::new()).await.unwrap();
     assert_eq!(handle.output().await.unwrap(), [1, 2]);
     assert_eq!(docs.all(), ["one"]);
     assert_eq!(handle.job().await.unwrap().unwrap().attempt, 1);

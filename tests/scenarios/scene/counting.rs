@@ -1,136 +1,24 @@
-//! The store under test, and what handlers leave behind.
+//! A wrapper that counts the calls of a store, and makes some of them fail.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use queue::{JobStore, MemoryStore, Queue, core::spec::Op};
-
-/// One store, as several processes would see it.
-pub struct Scene {
-    pub queue: Queue,
-    /// How many calls the engine made, by the name of the method.
-    pub trips: Arc<Trips>,
-    another: Box<dyn Fn() -> Arc<dyn JobStore> + Send + Sync>,
-    /// The URL for other processes, where they can share the store.
-    #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
-    pub url: Option<String>,
-    /// How many write transactions the database has made, where that can be told.
-    pub transactions: Option<Box<dyn Fn() -> u64 + Send + Sync>>,
-    _guard: Box<dyn Any + Send + Sync>,
-}
-
-impl Scene {
-    pub async fn memory() -> Self {
-        let store = MemoryStore::new();
-        let another = store.clone();
-        Self::new(Arc::new(store), Box::new(move || Arc::new(another.clone())), Box::new(()))
-    }
-
-    #[cfg(feature = "sqlite")]
-    pub async fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("jobs.db");
-        let store = queue::sqlite::SqliteStore::open(&path).await.unwrap();
-        let counted = store.clone();
-        let url = format!("sqlite:{}", path.display());
-        let open = move || {
-            let path = path.clone();
-            let opened = std::thread::spawn(move || {
-                let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-                runtime.block_on(queue::sqlite::SqliteStore::open(&path)).unwrap()
-            });
-            Arc::new(opened.join().unwrap()) as Arc<dyn JobStore>
-        };
-        let mut scene = Self::new(Arc::new(store), Box::new(open), Box::new(folder));
-        scene.transactions = Some(Box::new(move || counted.transactions()));
-        scene.url = Some(url);
-        scene
-    }
-
-    fn new(
-        store: Arc<dyn JobStore>,
-        another: Box<dyn Fn() -> Arc<dyn JobStore> + Send + Sync>,
-        guard: Box<dyn Any + Send + Sync>,
-    ) -> Self {
-        let trips = Arc::new(Trips::default());
-        let counting: Arc<dyn JobStore> = Arc::new(Counting { store, trips: trips.clone() });
-        Scene {
-            queue: Queue::new(counting).unwrap(),
-            trips,
-            another,
-            url: None,
-            transactions: None,
-            _guard: guard,
-        }
-    }
-
-    /// The same jobs through a handle of their own, as another process would have it.
-    pub fn sibling(&self) -> Queue {
-        Queue::new((self.another)()).unwrap()
-    }
-}
-
-/// Declares the tests of a module: each of the named bodies on each store.
-#[macro_export]
-macro_rules! on_every_store {
-    ($($name:ident),* $(,)?) => {
-        mod memory {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    super::$name($crate::scene::Scene::memory().await).await;
-                }
-            )*
-        }
-
-        #[cfg(feature = "sqlite")]
-        mod sqlite {
-            $(
-                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-                async fn $name() {
-                    super::$name($crate::scene::Scene::sqlite().await).await;
-                }
-            )*
-        }
-    };
-}
-
-/// What handlers write.
-#[derive(Clone, Debug, Default)]
-pub struct Docs(Arc<Mutex<Vec<String>>>);
-
-impl Docs {
-    pub fn write(&self, doc: impl Into<String>) {
-        self.0.lock().unwrap().push(doc.into());
-    }
-
-    pub fn all(&self) -> Vec<String> {
-        self.0.lock().unwrap().clone()
-    }
-
-    pub fn len(&self) -> usize {
-        self.all().len()
-    }
-
-    pub fn count(&self, doc: &str) -> usize {
-        self.all().iter().filter(|there| *there == doc).count()
-    }
-}
-
-/// Polls until the condition holds; a test that waits for what never comes fails.
-pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
-    while !condition().await {
-        assert!(std::time::Instant::now() < deadline, "waited in vain for: {what}");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-}
+use queue::{
+    JobStore,
+    core::{
+        BulkChange, BulkOutcome, ClaimRequest, Claimed, Fire, Fired, Held, Inserted, Job,
+        JobFilter, JobId, JobQuery, JobUpdate, LogRead, NewJob, Outcome, Page, Reaped, Record,
+        ScheduleStat, Tally, Version,
+        spec::{Answer, Op},
+    },
+};
 
 /// Counts the calls of a store, and makes some of them fail.
 #[derive(Debug, Default)]
@@ -252,14 +140,15 @@ impl Trips {
     }
 }
 
+/// A store whose calls are counted.
 #[derive(Debug)]
-struct Counting {
-    store: Arc<dyn JobStore>,
-    trips: Arc<Trips>,
+pub struct Counting {
+    pub store: Arc<dyn JobStore>,
+    pub trips: Arc<Trips>,
 }
 
 impl Counting {
-    async fn run(&self, name: &'static str, op: Op) -> queue::Result<queue::core::spec::Answer> {
+    async fn run(&self, name: &'static str, op: Op) -> queue::Result<Answer> {
         let heard = self.trips.note(name)?;
         self.trips.wait(name).await;
         let answer = op.run(&*self.store).await?;
@@ -305,13 +194,6 @@ macro_rules! forward {
         }
     };
 }
-
-use queue::core::{
-    BulkChange, BulkOutcome, ClaimRequest, Claimed, Fire, Fired, Held, Inserted, Job, JobFilter,
-    JobId, JobQuery, JobUpdate, LogRead, NewJob, Outcome, Page, Reaped, Record, ScheduleStat,
-    Tally, Version, spec::Answer,
-};
-use std::{num::NonZeroU32, time::Duration};
 
 forward! {
     insert(jobs: &[NewJob]) -> Vec<Inserted>, Op::Insert(jobs.to_vec()) => Answer::Inserted(a) => a;
