@@ -1,0 +1,96 @@
+use std::{
+    collections::HashMap, fs, os::unix::fs::PermissionsExt, path::PathBuf, process::Command,
+};
+
+use tempfile::TempDir;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/servers");
+/// With these set, the script would start nothing.
+const GIVEN: [&str; 5] = [
+    "QUEUE_POSTGRES_URL",
+    "QUEUE_PGBOUNCER_URL",
+    "QUEUE_MONGO_URL",
+    "QUEUE_MONGO_STANDALONE_URL",
+    "QUEUE_MONGO_AUTH_URL",
+];
+
+/// Servers of a test's own, which end with this value.
+#[derive(Debug)]
+pub struct Private {
+    directory: TempDir,
+    exported: HashMap<String, String>,
+}
+
+impl Private {
+    /// Starts the servers with these names; `scripts/servers` knows them.
+    ///
+    /// # Panics
+    /// Where one does not start: with what the script says.
+    pub fn start(names: &[&str]) -> Private {
+        let directory = tempfile::tempdir().expect("a directory");
+        // PostgreSQL may run as another user.
+        let everybody = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(directory.path(), everybody).expect("a directory of ours");
+        let mut private = Private { directory, exported: HashMap::new() };
+        private.script("start", names);
+        let exports =
+            fs::read_to_string(private.servers().join("env")).expect("what the script wrote");
+        let exports =
+            exports.lines().filter_map(|line| line.strip_prefix("export ")?.split_once('='));
+        let unquoted = |value: &str| value.trim_matches('\'').to_owned();
+        private.exported = exports.map(|(key, value)| (key.to_owned(), unquoted(value))).collect();
+        private
+    }
+
+    fn servers(&self) -> PathBuf {
+        self.directory.path().join("servers")
+    }
+
+    fn script(&self, command: &str, names: &[&str]) {
+        let mut script = Command::new(SCRIPT);
+        script.arg(command).arg(self.servers()).args(names);
+        for name in GIVEN {
+            script.env_remove(name);
+        }
+        let done = script.output().expect("a shell");
+        let words = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "scripts/servers {command} {names:?}: {words}");
+    }
+
+    /// What the script says about its servers: a variable of its `env`.
+    ///
+    /// # Panics
+    /// Where the servers have no such variable.
+    pub fn get(&self, variable: &str) -> &str {
+        &self.exported[variable]
+    }
+
+    /// Ends a server as a crash would.
+    ///
+    /// # Panics
+    /// Where it does not end.
+    pub fn halt(&self, name: &str) {
+        self.script("halt", &[name]);
+    }
+
+    /// Starts it again, with its data and on its port.
+    ///
+    /// # Panics
+    /// Where it does not start.
+    pub fn resume(&self, name: &str) {
+        self.script("resume", &[name]);
+    }
+}
+
+impl Drop for Private {
+    #[expect(
+        clippy::print_stderr,
+        reason = "it may be dropped while a test panics, and a second panic would be the end"
+    )]
+    fn drop(&mut self) {
+        let stopped = Command::new(SCRIPT).arg("stop").arg(self.servers()).output();
+        if !stopped.is_ok_and(|stopped| stopped.status.success()) {
+            eprintln!("the servers in {} were not stopped", self.servers().display());
+        }
+    }
+}
