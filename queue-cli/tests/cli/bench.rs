@@ -41,14 +41,77 @@ timeout = "50s"
 builtin = "echo"
 "#;
 
+/// Where the jobs are.
+pub enum Db {
+    /// Where they are when nothing is said.
+    Sqlite,
+    #[cfg(feature = "postgres")]
+    Postgres(test_servers::Role),
+    #[cfg(feature = "mongo")]
+    Mongo(test_servers::Database),
+}
+
+impl Db {
+    pub fn sqlite() -> Self {
+        Db::Sqlite
+    }
+
+    #[cfg(feature = "postgres")]
+    pub fn postgres() -> Self {
+        Db::Postgres(test_servers::Role::new())
+    }
+
+    #[cfg(feature = "mongo")]
+    pub fn mongo() -> Self {
+        Db::Mongo(test_servers::Database::on("QUEUE_MONGO_URL"))
+    }
+
+    /// What the command line says about it.
+    fn args(&self) -> Vec<String> {
+        match self {
+            Db::Sqlite => Vec::new(),
+            #[cfg(feature = "postgres")]
+            Db::Postgres(role) => vec!["--db".to_owned(), role.url()],
+            #[cfg(feature = "mongo")]
+            Db::Mongo(database) => vec!["--db".to_owned(), database.url()],
+        }
+    }
+}
+
+/// Declares the tests of a module: each of the named bodies with each kind of database.
+#[macro_export]
+macro_rules! on_every_database {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite { $crate::on_database!(sqlite: $($name),*); }
+        #[cfg(feature = "postgres")]
+        mod postgres { $crate::on_database!(postgres: $($name),*); }
+        #[cfg(feature = "mongo")]
+        mod mongo { $crate::on_database!(mongo: $($name),*); }
+    };
+}
+
+/// Declares the tests with one kind of database.
+#[macro_export]
+macro_rules! on_database {
+    ($db:ident: $($name:ident),*) => {
+        $(
+            #[test]
+            fn $name() {
+                super::$name($crate::bench::Db::$db());
+            }
+        )*
+    };
+}
+
 /// A directory in which the binary runs.
 pub struct Bench {
     dir: TempDir,
+    db: Db,
 }
 
 impl Bench {
     pub fn new() -> Self {
-        let bench = Bench { dir: tempfile::tempdir().unwrap() };
+        let bench = Bench { dir: tempfile::tempdir().unwrap(), db: Db::Sqlite };
         bench.write("note.sh", NOTE);
         bench
     }
@@ -58,6 +121,12 @@ impl Bench {
         let bench = Bench::new();
         bench.write("jobs.toml", &format!("{NOTE_TASK}{rest}"));
         bench
+    }
+
+    /// With its jobs there.
+    pub fn on(mut self, db: Db) -> Self {
+        self.db = db;
+        self
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -85,6 +154,7 @@ impl Bench {
         let file = |name: &str| File::create(out.path().join(name)).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_queue"))
             .args(args)
+            .args(self.db.args())
             .current_dir(self.dir.path())
             .env_remove("RUST_LOG")
             .env("INVENTORY_LEDGER", self.path("ledger"))

@@ -2,7 +2,12 @@ use std::{fs, path::Path, process::Command};
 
 use serde_json::{Value, json};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, Db};
+
+crate::on_every_database!(
+    the_inventory_lists_every_file_with_its_figures,
+    a_second_inventory_visits_only_what_changed,
+);
 
 /// The example beside this crate, over a small tree of odd names.
 fn inventory() -> Bench {
@@ -38,9 +43,8 @@ const FILES: [(&str, &str); 7] = [
 
 const RUN: [&str; 5] = ["run", "inventory.toml", "--set", "root=tree", "--json"];
 
-#[test]
-fn the_inventory_lists_every_file_with_its_figures() {
-    let bench = inventory();
+fn the_inventory_lists_every_file_with_its_figures(db: Db) {
+    let bench = inventory().on(db);
     let summary = bench.queue(&RUN).success().json();
     assert_eq!(summary["jobs"]["total"], 6);
     assert_eq!(summary["steps"]["done"], 24);
@@ -71,9 +75,8 @@ fn output(program: &str, path: &Path) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-#[test]
-fn a_second_inventory_visits_only_what_changed() {
-    let bench = inventory();
+fn a_second_inventory_visits_only_what_changed(db: Db) {
+    let bench = inventory().on(db);
     bench.queue(&RUN).success();
     let visits = |bench: &Bench| {
         let ledger = bench.ledger();

@@ -1,8 +1,14 @@
 use serde_json::json;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, Db};
 
-fn three_jobs() -> Bench {
+crate::on_every_database!(
+    jobs_are_listed_by_state_kind_queue_and_label,
+    a_listing_has_at_most_limit_jobs_and_says_whether_there_are_more,
+    a_job_is_shown_with_its_steps_in_order_and_its_log,
+);
+
+fn three_jobs(db: Db) -> Bench {
     let bench = Bench::with_file(
         r#"
         [[workflows.w.steps]]
@@ -21,15 +27,15 @@ fn three_jobs() -> Bench {
         task = "note"
         input = { step = "alone", item = "z" }
         "#,
-    );
+    )
+    .on(db);
     bench.write("fail-one-y", "");
     bench.run().failure(&["told to fail"]);
     bench
 }
 
-#[test]
-fn jobs_are_listed_by_state_kind_queue_and_label() {
-    let bench = three_jobs();
+fn jobs_are_listed_by_state_kind_queue_and_label(db: Db) {
+    let bench = three_jobs(db);
     let listed = |args: &[&str]| {
         let args = [&["list", "--json"], args].concat();
         bench.queue(&args).success().json()["data"].as_array().unwrap().clone()
@@ -50,9 +56,8 @@ fn jobs_are_listed_by_state_kind_queue_and_label() {
     assert_eq!(listed(&["--label", "file=other"]).len(), 0);
 }
 
-#[test]
-fn a_listing_has_at_most_limit_jobs_and_says_whether_there_are_more() {
-    let bench = three_jobs();
+fn a_listing_has_at_most_limit_jobs_and_says_whether_there_are_more(db: Db) {
+    let bench = three_jobs(db);
     let two = bench.queue(&["list", "--json", "--limit", "2"]).success().json();
     assert_eq!((two["data"].as_array().unwrap().len(), &two["more"]), (2, &json!(true)));
     let all = bench.queue(&["list", "--json", "--limit", "3"]).success().json();
@@ -62,9 +67,8 @@ fn a_listing_has_at_most_limit_jobs_and_says_whether_there_are_more() {
     assert!(text.stdout.starts_with("ID "), "{text:#?}");
 }
 
-#[test]
-fn a_job_is_shown_with_its_steps_in_order_and_its_log() {
-    let bench = three_jobs();
+fn a_job_is_shown_with_its_steps_in_order_and_its_log(db: Db) {
+    let bench = three_jobs(db);
     let of = |item: &str| {
         let jobs = bench.jobs();
         jobs.into_iter().find(|job| job["input"]["item"] == item).unwrap()["id"].clone()

@@ -2,7 +2,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, Db};
+
+crate::on_every_database!(
+    after_kill_9_only_the_steps_in_flight_run_again,
+    ctrl_c_gives_jobs_back_and_the_next_run_goes_on,
+);
 
 const ITEMS: [&str; 6] = ["1", "2", "3", "4", "5", "6"];
 const STEPS: [&str; 4] = ["a", "b", "c", "join"];
@@ -47,9 +52,8 @@ fn completed(bench: &Bench) -> BTreeMap<String, Vec<String>> {
     jobs.iter().map(of).collect()
 }
 
-#[test]
-fn after_kill_9_only_the_steps_in_flight_run_again() {
-    let bench = six_jobs();
+fn after_kill_9_only_the_steps_in_flight_run_again(db: Db) {
+    let bench = six_jobs().on(db);
     let held = ["c-2", "a-4", "join-5"];
     for name in held {
         bench.write(&format!("hold-{name}"), "");
@@ -112,9 +116,8 @@ fn after_kill_9_only_the_steps_in_flight_run_again() {
     assert_eq!(bench.read("out.jsonl").lines().count(), 6);
 }
 
-#[test]
-fn ctrl_c_gives_jobs_back_and_the_next_run_goes_on() {
-    let bench = six_jobs();
+fn ctrl_c_gives_jobs_back_and_the_next_run_goes_on(db: Db) {
+    let bench = six_jobs().on(db);
     bench.write("hold-join-3", "");
     let running = bench.start(&["run", "jobs.toml", "--json"]);
     bench.wait_for("held-join-3");

@@ -1,6 +1,15 @@
 use serde_json::json;
 
-use crate::bench::{Bench, wait_until};
+use crate::bench::{Bench, Db, wait_until};
+
+crate::on_every_database!(
+    every_job_runs_once_and_the_outputs_are_written_in_order,
+    a_second_run_has_nothing_left_to_do,
+    only_files_that_changed_are_visited_again,
+    a_changed_definition_runs_again_and_ends_what_the_old_one_left,
+    a_failed_job_fails_the_run_and_is_tried_again_by_the_next,
+    runs_side_by_side_share_the_work,
+);
 
 const TWO_ITEMS: &str = r#"
 [[jobs]]
@@ -12,9 +21,8 @@ input = { step = "only", item = "{{ item }}" }
 path = "out.jsonl"
 "#;
 
-#[test]
-fn every_job_runs_once_and_the_outputs_are_written_in_order() {
-    let bench = Bench::with_file(TWO_ITEMS);
+fn every_job_runs_once_and_the_outputs_are_written_in_order(db: Db) {
+    let bench = Bench::with_file(TWO_ITEMS).on(db);
     let summary = bench.run().success().json();
     assert_eq!(summary["jobs"]["total"], 2);
     assert_eq!(summary["jobs"]["completed"], 2);
@@ -27,9 +35,8 @@ fn every_job_runs_once_and_the_outputs_are_written_in_order() {
     assert_eq!(bench.read("ledger").lines().count(), 2);
 }
 
-#[test]
-fn a_second_run_has_nothing_left_to_do() {
-    let bench = Bench::with_file(TWO_ITEMS);
+fn a_second_run_has_nothing_left_to_do(db: Db) {
+    let bench = Bench::with_file(TWO_ITEMS).on(db);
     bench.run().success();
     bench.remove("out.jsonl");
     let ran = bench.queue(&["run", "jobs.toml"]).success();
@@ -73,8 +80,7 @@ fn a_json_file_says_the_same() {
     assert_eq!(bench.ledger()["a b"], 2);
 }
 
-#[test]
-fn only_files_that_changed_are_visited_again() {
+fn only_files_that_changed_are_visited_again(db: Db) {
     let bench = Bench::with_file(
         r#"
         [[jobs]]
@@ -82,7 +88,8 @@ fn only_files_that_changed_are_visited_again() {
         for_each = { glob = "**/*.txt", root = "tree", exclude = ["skip"] }
         input = { step = "visit", item = "{{ item }}" }
         "#,
-    );
+    )
+    .on(db);
     for name in ["a.txt", "sub/b.txt", "sub/c.md", "skip/d.txt"] {
         bench.write(&format!("tree/{name}"), name);
     }
@@ -99,9 +106,8 @@ fn only_files_that_changed_are_visited_again() {
     assert_eq!(ledger.len(), 3);
 }
 
-#[test]
-fn a_changed_definition_runs_again_and_ends_what_the_old_one_left() {
-    let bench = Bench::with_file(TWO_ITEMS);
+fn a_changed_definition_runs_again_and_ends_what_the_old_one_left(db: Db) {
+    let bench = Bench::with_file(TWO_ITEMS).on(db);
     bench.write("fail-only-x", "");
     bench.write(
         "jobs.toml",
@@ -127,9 +133,8 @@ fn a_changed_definition_runs_again_and_ends_what_the_old_one_left() {
     assert!(old_x["cancel"]["reason"].as_str().unwrap().contains("no longer"));
 }
 
-#[test]
-fn a_failed_job_fails_the_run_and_is_tried_again_by_the_next() {
-    let bench = Bench::with_file(TWO_ITEMS);
+fn a_failed_job_fails_the_run_and_is_tried_again_by_the_next(db: Db) {
+    let bench = Bench::with_file(TWO_ITEMS).on(db);
     bench.write("fail-only-y", "");
     let failed = bench.run().failure(&["told to fail", "exited with code 3", "was not written"]);
     let summary = failed.json();
@@ -169,10 +174,9 @@ fn params_are_set_on_the_command_line() {
     bench.queue(&["run", "jobs.toml", "--set", "whom=x"]).failure(&["no such param", "who"]);
 }
 
-#[test]
-fn runs_side_by_side_share_the_work() {
+fn runs_side_by_side_share_the_work(db: Db) {
     let values: Vec<String> = (0..12).map(|n| format!("\"{n}\"")).collect();
-    let bench = Bench::with_file(&TWO_ITEMS.replace("\"x\", \"y\"", &values.join(", ")));
+    let bench = Bench::with_file(&TWO_ITEMS.replace("\"x\", \"y\"", &values.join(", "))).on(db);
     bench.write("hold-only-0", "");
     let first = bench.start(&["run", "jobs.toml", "--concurrency", "1", "--json"]);
     let second = bench.start(&["run", "jobs.toml", "--concurrency", "2", "--json"]);
