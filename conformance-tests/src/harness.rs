@@ -52,6 +52,17 @@ impl Fixture {
         self
     }
 
+    /// Has siblings live in processes of their own, which open this place by the same clock: see
+    /// [`processes`](crate::processes), whose `serve` the test program must call first.
+    #[must_use]
+    pub fn with_processes(self, place: impl Into<String>, clock: &Clock) -> Self {
+        let (place, clock) = (place.into(), clock.clone());
+        self.with_sibling(move || {
+            let (place, clock) = (place.clone(), clock.clone());
+            Box::pin(async move { crate::processes::open(&place, &clock).await })
+        })
+    }
+
     /// Keeps a value (a temporary directory, a server) until the property has ended.
     #[must_use]
     pub fn with_guard(mut self, guard: impl Any + Send + Sync) -> Self {

@@ -4,6 +4,7 @@ mod case;
 mod harness;
 pub mod model;
 pub mod mutants;
+pub mod processes;
 pub mod properties;
 mod property;
 mod race;

@@ -13,7 +13,7 @@ use libtest_mimic::{Arguments, Completion, Failed, FormatSetting, Trial};
 use queue_core::Clock;
 
 use crate::{
-    Harness, Level, Property, Report, RunReport, Verdict, properties,
+    Harness, Level, Property, Report, RunReport, Verdict, processes, properties,
     report::directory,
     run_property,
     runner::{hung, limit, start},
@@ -79,6 +79,10 @@ impl Suite {
     /// The files are `<store>.json` and `<store>.md`, or `<store>.part.*` when only a part was run, in
     /// the directory `CONFORMANCE_REPORT`, or `target/conformance`.
     pub fn run(self) -> ExitCode {
+        if processes::is_to_serve() {
+            // Its parent says what to do about it.
+            return ExitCode::FAILURE;
+        }
         self.run_with(&Arguments::from_args())
     }
 

@@ -1,8 +1,8 @@
-//! The conformance suite, on a file of its own per property.
+//! The conformance suite, on a file of its own per property, for several processes.
 
 use std::{process::ExitCode, sync::Arc};
 
-use conformance_tests::{Fixture, Harness, Suite, async_trait};
+use conformance_tests::{Fixture, Harness, Suite, async_trait, processes};
 use queue_core::{Clock, JobStore, Result};
 use queue_sqlite::SqliteOptions;
 
@@ -14,16 +14,20 @@ impl Harness for Sqlite {
         let directory = tempfile::tempdir().map_err(|error| {
             queue_core::Error::new(queue_core::ErrorKind::Unavailable, error.to_string())
         })?;
-        let options = SqliteOptions::new(directory.path().join("jobs.db")).clock(clock.clone());
-        let store = options.clone().open().await?;
-        let sibling = move || {
-            let open = options.clone().open();
-            Box::pin(async move { Ok(Arc::new(open.await?) as Arc<dyn JobStore>) }) as _
-        };
-        Ok(Fixture::new(Arc::new(store)).clocked().with_sibling(sibling).with_guard(directory))
+        let path = directory.path().join("jobs.db");
+        let place = path.display().to_string();
+        let store = SqliteOptions::new(path).clock(clock.clone()).open().await?;
+        Ok(Fixture::new(Arc::new(store))
+            .clocked()
+            .with_processes(place, clock)
+            .with_guard(directory))
     }
 }
 
+async fn open(path: String, clock: Clock) -> Result<Arc<dyn JobStore>> {
+    Ok(Arc::new(SqliteOptions::new(path).clock(clock).open().await?))
+}
+
 fn main() -> ExitCode {
-    Suite::new(Sqlite).run()
+    processes::serve(open).unwrap_or_else(|| Suite::new(Sqlite).run())
 }

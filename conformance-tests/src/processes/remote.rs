@@ -1,0 +1,217 @@
+//! The end of the conversation that asks.
+
+use std::{
+    collections::HashMap,
+    fmt, io,
+    num::NonZeroU32,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use queue_core::{
+    BulkChange, BulkOutcome, ClaimRequest, Claimed, Clock, Effect, Error, ErrorKind, Fire, Fired,
+    Held, Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome,
+    Page, Reaped, Record, Result, ScheduleStat, StoreInfo, Tally, Timestamp, Version, Wakeup,
+    async_trait,
+    spec::{Answer, Op},
+};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::{Ask, PLACE, Question, Reply, Said, read, write};
+
+/// How long a process may take to end once nobody talks to it any more.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn lost(why: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the process of the handle: {why}"))
+        .with_effect(Effect::Unknown)
+}
+
+/// Who waits for replies, by the number of the question. `None` when there are no more.
+type Waiters = Arc<Mutex<Option<HashMap<u64, UnboundedSender<Said>>>>>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// `None` when the process is to end.
+    questions: Option<mpsc::Sender<Question>>,
+    asked: AtomicU64,
+    waiters: Waiters,
+}
+
+impl Process {
+    fn start(place: &str) -> io::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .env(PLACE, place)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("it has no standard input and output"));
+        };
+        let (ask, questions) = mpsc::channel();
+        let waiters: Waiters = Arc::new(Mutex::new(Some(HashMap::new())));
+        // On threads: a full pipe must not stop the runtime of a property.
+        thread::spawn(move || {
+            questions.into_iter().try_for_each(|q: Question| write(&mut stdin, &q))
+        });
+        let heard = waiters.clone();
+        thread::spawn(move || hear(stdout, &heard));
+        Ok(Process { child, questions: Some(ask), asked: AtomicU64::new(0), waiters })
+    }
+
+    /// Asks, and gives what is replied, one after the other; nothing when the process has ended.
+    fn ask(&self, now: Timestamp, ask: Ask) -> UnboundedReceiver<Said> {
+        let (say, replies) = unbounded_channel();
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        if let Some(waiters) = &mut *lock(&self.waiters) {
+            waiters.insert(number, say);
+        }
+        if let Some(questions) = &self.questions {
+            // Where nobody takes questions any more, the waiters have been told.
+            let _ = questions.send(Question { number, now, ask });
+        }
+        replies
+    }
+}
+
+/// Passes replies on until there are no more; then nobody waits any longer.
+fn hear(mut stdout: ChildStdout, waiters: &Waiters) {
+    while let Ok(Some(Reply { number, said })) = read(&mut stdout) {
+        let mut waiters = lock(waiters);
+        let Some(waiters) = waiters.as_mut() else { break };
+        let is_more_to_come = matches!(said, Said::Woken(_));
+        // An error says that the one who asked has gone.
+        let is_heard = waiters.get(&number).is_some_and(|waiter| waiter.send(said).is_ok());
+        if !(is_more_to_come && is_heard) {
+            waiters.remove(&number);
+        }
+    }
+    *lock(waiters) = None;
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // The end of its input is the end of the process.
+        self.questions = None;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            match self.child.try_wait() {
+                Ok(None) => thread::sleep(Duration::from_millis(2)),
+                _ => return,
+            }
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A store in another process.
+#[derive(Debug)]
+pub(super) struct Remote {
+    info: StoreInfo,
+    clock: Clock,
+    process: Process,
+}
+
+impl Remote {
+    pub(super) async fn start(place: &str, clock: Clock) -> Result<Self> {
+        let process = Process::start(place).map_err(lost)?;
+        match process.ask(clock.now(), Ask::Ping).recv().await {
+            Some(Said::Open(info)) => Ok(Remote { info, clock, process }),
+            Some(Said::Failed(trouble)) => Err(trouble.into_error()),
+            _ => Err(lost(
+                "it ended before the store was open; does `main` begin with `processes::serve`?",
+            )),
+        }
+    }
+
+    async fn ask(&self, ask: Ask) -> Result<Said> {
+        match self.process.ask(self.clock.now(), ask).recv().await {
+            Some(Said::Failed(trouble)) => Err(trouble.into_error()),
+            Some(said) => Ok(said),
+            None => Err(lost("it has ended")),
+        }
+    }
+
+    async fn run(&self, op: Op) -> Result<Answer> {
+        match self.ask(Ask::Do(Box::new(op))).await? {
+            Said::Answered(answer) => Ok(*answer),
+            _ => Err(lost("it answered another question")),
+        }
+    }
+}
+
+macro_rules! forward {
+    ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty, $op:expr => $answer:pat => $value:expr;)*) => {
+        #[deny(clippy::missing_trait_methods)]
+        #[async_trait]
+        impl JobStore for Remote {
+            fn info(&self) -> StoreInfo {
+                self.info.clone()
+            }
+
+            async fn ping(&self) -> Result<Timestamp> {
+                match self.ask(Ask::Ping).await? {
+                    Said::Now(now) => Ok(now),
+                    _ => Err(lost("it answered another question")),
+                }
+            }
+
+            fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+                let replies = self.process.ask(self.clock.now(), Ask::Listen);
+                let heard = stream::unfold(replies, |mut replies| async move {
+                    match replies.recv().await {
+                        Some(Said::Woken(Some(queue))) => Some((Wakeup::queue(queue), replies)),
+                        Some(_) => Some((Wakeup::anywhere(), replies)),
+                        None => None,
+                    }
+                });
+                heard.boxed()
+            }
+
+            $(
+                async fn $name(&self, $($arg: $type),*) -> Result<$out> {
+                    match self.run($op).await? {
+                        $answer => Ok($value),
+                        _ => Err(lost("it answered another question")),
+                    }
+                }
+            )*
+        }
+    };
+}
+
+forward! {
+    insert(jobs: &[NewJob]) -> Vec<Inserted>, Op::Insert(jobs.to_vec()) => Answer::Inserted(a) => a;
+    claim(request: &ClaimRequest) -> Claimed, Op::Claim(request.clone()) => Answer::Claimed(a) => a;
+    update_jobs(updates: &[JobUpdate]) -> Vec<Outcome>, Op::Update(updates.to_vec()) => Answer::Outcomes(a) => a;
+    update_and_claim(updates: &[JobUpdate], request: &ClaimRequest) -> (Vec<Outcome>, Claimed),
+        Op::UpdateAndClaim(updates.to_vec(), request.clone()) => Answer::OutcomesAndClaimed(a, b) => (a, b);
+    heartbeat(held: &[Held], lease: Duration) -> Vec<Outcome>, Op::Heartbeat(held.to_vec(), lease) => Answer::Outcomes(a) => a;
+    reap(limit: NonZeroU32) -> Vec<Reaped>, Op::Reap(limit) => Answer::Reaped(a) => a;
+    update_where(filter: &JobFilter, change: &BulkChange) -> BulkOutcome,
+        Op::UpdateWhere(filter.clone(), change.clone()) => Answer::Bulk(a) => a;
+    delete(filter: &JobFilter, limit: NonZeroU32) -> u64, Op::Delete(filter.clone(), limit) => Answer::Deleted(a) => a;
+    get(ids: &[JobId], log: LogRead) -> Vec<Option<Job>>, Op::Get(ids.to_vec(), log) => Answer::Jobs(a) => a;
+    find(query: &JobQuery) -> Page<Job>, Op::Find(query.clone()) => Answer::Page(a) => a;
+    tally(filter: &JobFilter) -> Vec<Tally>, Op::Tally(filter.clone()) => Answer::Tallies(a) => a;
+    fire(fire: &Fire) -> Fired, Op::Fire(Box::new(fire.clone())) => Answer::Fired(a) => a;
+    schedules() -> Vec<ScheduleStat>, Op::Schedules => Answer::Schedules(a) => a;
+    records(prefix: &str) -> Vec<Record>, Op::Records(prefix.to_owned()) => Answer::Records(a) => a;
+    put_record(record: &Record, expect: Option<Version>) -> Outcome, Op::PutRecord(record.clone(), expect) => Answer::Put(a) => a;
+}
