@@ -25,6 +25,12 @@ impl Args {
         self
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
     pub(crate) fn finish(self) -> Result<PgArguments, sqlx::Error> {
         match self.fault {
             None => Ok(self.values),

@@ -106,10 +106,11 @@ pub(crate) async fn update_where(
 
 /// Deletes matching jobs that do not run, the oldest first.
 pub(crate) async fn delete(db: &Db, filter: &JobFilter, limit: NonZeroU32) -> Result<u64> {
-    let conditions = Conditions::of(filter, 2);
-    let text =
-        db.sql.expand(&include_str!("sql/delete.sql").replace("{filter}", conditions.text()));
-    let args = || conditions.bind(Args::new().with(i64::from(limit.get())));
+    let conditions = Conditions::of(filter, 1);
+    // The limit stands in the text, for the same reason as in a listing.
+    let text = include_str!("sql/delete.sql").replace("{filter}", conditions.text());
+    let text = db.sql.expand(&text.replace("{limit}", &limit.to_string()));
+    let args = || conditions.bind(Args::new());
     let rows = db.rows("delete", &text, args).await?;
     rows.first().map_or(Ok(0), |row| codec::count(get(row, "deleted")?))
 }

@@ -156,14 +156,6 @@ async fn claim_at_once(db: &Db, request: &ClaimRequest, wanted: &Wanted) -> Resu
     }
 }
 
-/// The statement of a claim without a filter, for those who look at its plan.
-#[cfg(test)]
-pub(crate) fn statement(sql: &crate::sql::Sql, request: &ClaimRequest) -> (Arc<str>, Args) {
-    let wanted = Wanted::of(request);
-    let args = bind(Args::new().with(None::<i64>), request, &wanted, SPARE);
-    (sql.claim(wanted.shape).clone(), args)
-}
-
 fn is_now(rows: &[PgRow], due: Timestamp) -> Result<bool> {
     match rows.first() {
         None => Ok(false),
@@ -202,7 +194,11 @@ pub(crate) async fn update_and_claim(
     }
     let claimed = match answer(&rows, request)? {
         Answer::Claimed(claimed) => complete_logs(db, request, claimed).await?,
-        Answer::Repeated | Answer::Lanes => claim(db, request).await?,
+        Answer::Repeated => claim(db, request).await?,
+        Answer::Lanes => {
+            let claimed = claim_by_looking(db, request, &wanted, None).await?;
+            complete_logs(db, request, claimed).await?
+        }
     };
     Ok(Some((outcomes, claimed)))
 }
@@ -420,4 +416,38 @@ async fn complete_logs(db: &Db, request: &ClaimRequest, mut claimed: Claimed) ->
         }
     }
     Ok(claimed)
+}
+
+/// The statements of a claim, for those who look at their plans.
+#[cfg(test)]
+pub(crate) mod statements {
+    use super::*;
+    use crate::sql::Sql;
+
+    fn of(first: Args, request: &ClaimRequest, spare: i64) -> (Shape, Args) {
+        let wanted = Wanted::of(request);
+        (wanted.shape, bind(first, request, &wanted, spare))
+    }
+
+    /// Of jobs without lanes.
+    pub(crate) fn claim(sql: &Sql, request: &ClaimRequest) -> (Arc<str>, Args) {
+        let (shape, args) = of(Args::new().with(None::<i64>), request, SPARE);
+        (sql.claim(shape).clone(), args)
+    }
+
+    /// With updates before it.
+    pub(crate) fn fused(
+        sql: &Sql,
+        updates: &[JobUpdate],
+        request: &ClaimRequest,
+    ) -> (Arc<str>, Args) {
+        let (shape, args) = of(update::args(None, updates, u64::MAX), request, SPARE);
+        (sql.fused(shape).clone(), args)
+    }
+
+    /// Where jobs with lanes wait.
+    pub(crate) fn look(sql: &Sql, request: &ClaimRequest) -> (Arc<str>, Args) {
+        let (shape, args) = of(Args::new().with(None::<i64>), request, 0);
+        (sql.look(shape).clone(), args)
+    }
 }

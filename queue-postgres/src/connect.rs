@@ -18,6 +18,7 @@ use crate::{
 /// Connects, brings the tables up to date and makes the pool.
 pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<PgPool> {
     let mut server = options.server.clone();
+    let pooler = options.pooler;
     if options.pooler == Pooler::Transaction {
         server = server.statement_cache_capacity(0);
     }
@@ -43,5 +44,21 @@ pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<PgPool>
         .idle_timeout(Duration::from_secs(300))
         // Asking whether a connection lives would cost a trip per call.
         .test_before_acquire(false)
+        .after_connect(move |connection, _| Box::pin(set_plans(connection, pooler)))
         .connect_lazy_with(server))
+}
+
+/// Plans are made once for a connection and kept until the table is analyzed anew. Made for each call's values, they cost
+/// more than most of these statements; but one that was made while the table was nearly empty would read all of it at
+/// every claim after the first large insert, for as long as a minute: no scans of whole tables where there is another way.
+/// Compiling takes longer than any of these statements should.
+const PLANS: &str =
+    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off";
+
+/// Settings of a session are for the one client that it belongs to.
+async fn set_plans(connection: &mut PgConnection, pooler: Pooler) -> sqlx::Result<()> {
+    match pooler {
+        Pooler::None => sqlx::raw_sql(PLANS).execute(connection).await.map(drop),
+        Pooler::Transaction => Ok(()),
+    }
 }

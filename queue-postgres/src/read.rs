@@ -40,19 +40,28 @@ pub(crate) async fn find(db: &Db, query: &JobQuery) -> Result<Page<Job>> {
         Sort::NewestFirst => ("<", "DESC"),
         Sort::OldestFirst => (">", "ASC"),
     };
+    let limit = u64::from(query.limit.get());
+    let (offset, next) = match query.offset {
+        0 => (String::new(), next),
+        _ => (format!(" OFFSET ${next}"), next + 1),
+    };
     let place = match query.after {
         None => String::new(),
-        Some(_) => format!(" AND (j.created_at, j.id) {beyond} (${}, ${})", next + 2, next + 3),
+        Some(_) => format!(" AND (j.created_at, j.id) {beyond} (${next}, ${})", next + 1),
     };
+    // One more than the page holds says whether another follows. The number stands in the text: whether the index of
+    // this order or that of the condition is the better way depends on it, and plans are made for all values.
     let text = db.sql.expand(&format!(
-        "SELECT {{job}} FROM {{s}}.job j WHERE {}{place} ORDER BY j.created_at {order}, j.id {order} LIMIT ${next} OFFSET ${}",
+        "SELECT {{job}} FROM {{s}}.job j WHERE {}{place} ORDER BY j.created_at {order}, j.id {order} LIMIT {}{offset}",
         conditions.text(),
-        next + 1
+        limit + 1
     ));
-    let limit = i64::from(query.limit.get());
     let args = || {
-        // One more than the page holds says whether another follows.
-        let args = conditions.bind(Args::new()).with(limit + 1).with(codec::int(query.offset));
+        let args = conditions.bind(Args::new());
+        let args = match query.offset {
+            0 => args,
+            offset => args.with(codec::int(offset)),
+        };
         match query.after {
             None => args,
             Some(Cursor { created_at, id }) => {
@@ -76,7 +85,7 @@ pub(crate) async fn tally(db: &Db, filter: &JobFilter) -> Result<Vec<Tally>> {
          GROUP BY j.queue, j.state ORDER BY j.queue, j.state",
         conditions.text()
     ));
-    let rows = db.rows("tally", &text, || conditions.bind(Args::new())).await?;
+    let rows = db.scan("tally", &text, || conditions.bind(Args::new())).await?;
     let tally = |row| {
         let queue = codec::queue_name(column(row, "queue")?)?;
         Ok(Tally::new(

@@ -59,22 +59,69 @@ impl Shape {
         }
     }
 
-    /// Whether a range is wanted; of a row called `w`.
+    /// Whether a range is wanted; of a row called `w`. The given queues, and the kinds given with them, are what
+    /// the walk began with.
     fn wanted(self) -> String {
+        // By a list of what is paused, read once: there may be thousands of ranges.
         let mut text = String::from(
-            "NOT EXISTS (SELECT FROM {s}.record p WHERE p.key = '{paused}' || w.queue AND p.body IS NOT NULL)",
+            "w.queue NOT IN (SELECT substr(p.key, length('{paused}') + 1) FROM {s}.record p \
+             WHERE p.key LIKE '{paused}%' AND p.body IS NOT NULL)",
         );
-        if self.queues {
-            text.push_str(" AND w.queue = ANY ({queues}::text[])");
-        }
-        if self.kinds {
+        if self.kinds && !self.queues {
             text.push_str(" AND w.kind = ANY ({kinds}::text[])");
         }
         text
     }
 
-    /// The distinct values of the leading columns of an index, by one seek each: a loose index scan
-    /// (<https://wiki.postgresql.org/wiki/Loose_indexscan>). The given names are equalities, the rest is walked.
+    /// Whether a row called `j` has one of the given names.
+    fn named(self) -> String {
+        let queue = if self.queues { " AND j.queue = ANY ({queues}::text[])" } else { "" };
+        let kind = if self.kinds { " AND j.kind = ANY ({kinds}::text[])" } else { "" };
+        [queue, kind].concat()
+    }
+
+    /// What `wanted` leaves out where nothing was walked.
+    const fn asked(self) -> &'static str {
+        match (self.queues, self.kinds) {
+            (true, true) => {
+                " AND w.queue = ANY ({queues}::text[]) AND w.kind = ANY ({kinds}::text[])"
+            }
+            (true, false) => " AND w.queue = ANY ({queues}::text[])",
+            (false, _) => "",
+        }
+    }
+
+    /// The first due job of each range, as `h`. First in the order of the index, it is what the walk has met.
+    const fn heads(self) -> &'static str {
+        match self.order {
+            Order::Fifo => "SELECT h.* FROM {p}_range h WHERE h.run_at <= (SELECT now FROM t)",
+            Order::Lifo => {
+                "SELECT r.queue, r.kind, r.rank, h.run_at, h.id FROM {p}_range r CROSS JOIN LATERAL (
+                    SELECT j.rank, j.run_at, j.id FROM {s}.job j
+                    WHERE {plane} AND j.queue = r.queue AND j.kind = r.kind AND j.rank = r.rank
+                        AND j.run_at <= (SELECT now FROM t)
+                    ORDER BY j.run_at DESC, j.id DESC LIMIT 1) h"
+            }
+        }
+    }
+
+    /// What a statement says of one plane of the waiting jobs, those with lanes or those without.
+    fn of_plane(self, text: &str, name: &str, plane: &str, count: &str, gate: &str) -> String {
+        // Only what is in the index: the rows are read when they are locked.
+        let lane = if name == "laned" { ", j.lane_key, j.lane_limit" } else { "" };
+        let walk = self.walk(&format!("{name}_walk"), plane, &["queue", "kind", "rank"]);
+        text.replace("{walk}", &walk)
+            .replace("{heads}", self.heads())
+            .replace("{p}", name)
+            .replace("{plane}", plane)
+            .replace("{count}", count)
+            .replace("{gate}", gate)
+            .replace("{lane}", lane)
+    }
+
+    /// The first row of each range, which is a set of values in the leading columns of an index, by one seek each: a
+    /// loose index scan (<https://wiki.postgresql.org/wiki/Loose_indexscan>). The given names are equalities, the
+    /// rest is walked.
     fn walk(self, name: &str, plane: &str, columns: &[&str]) -> String {
         let (seeds, fixed) = match (self.queues, self.kinds) {
             (true, true) => (
@@ -91,8 +138,9 @@ impl Shape {
             columns.join(", ")
         };
         let (given, walked) = columns.split_at(fixed);
-        let select = format!("SELECT {} FROM {{s}}.job j WHERE {plane}", list("j.", columns));
-        let order = format!("ORDER BY {} LIMIT 1", list("j.", columns));
+        let all = list("j.", &[columns, &["run_at", "id"]].concat());
+        let select = format!("SELECT {all} FROM {{s}}.job j WHERE {plane}");
+        let order = format!("ORDER BY {all} LIMIT 1");
         let seeded: Vec<String> = given
             .iter()
             .map(|column| format!(" AND j.{column} = seed_{column}.{column}"))
@@ -110,20 +158,36 @@ impl Shape {
         )
     }
 
-    fn expand(self, text: &str) -> String {
-        let open = "j.state = 0 AND j.lane_key IS NULL";
-        let laned = "j.state = 0 AND j.lane_key IS NOT NULL";
-        text.replace("{open_walk}", &self.walk("walk", open, &["queue", "kind", "rank"]))
-            .replace(
-                "{laned_walk}",
-                &self.walk(
-                    "lane_walk",
-                    laned,
-                    &["queue", "kind", "rank", "lane_key", "lane_limit"],
-                ),
-            )
+    /// Puts in what depends on the shape; `gate` is what else must hold for jobs without lanes to be looked for.
+    fn expand(self, text: &str, gate: &str) -> String {
+        const OPEN: &str = "j.state = 0 AND j.lane_key IS NULL";
+        const LANED: &str = "j.state = 0 AND j.lane_key IS NOT NULL";
+        let first = include_str!("sql/first.sql");
+        let next = include_str!("sql/next.sql");
+        let lane = ["queue", "kind", "rank", "lane_key", "lane_limit"];
+        let crowded = format!("{LANED} AND NOT (SELECT so FROM enough)");
+        let (from, upto, last_run_at, last_id) = match self.order {
+            Order::Fifo => {
+                (">=", "<=", "(SELECT now FROM t)", "ffffffff-ffff-ffff-ffff-ffffffffffff")
+            }
+            Order::Lifo => {
+                ("<=", ">=", "-9223372036854775808", "00000000-0000-0000-0000-000000000000")
+            }
+        };
+        text.replace("{first_open}", &self.of_plane(first, "open", OPEN, "{fetch}", gate))
+            .replace("{first_laned}", &self.of_plane(first, "laned", LANED, "{ahead}", ""))
+            .replace("{next_open}", &self.of_plane(next, "open", OPEN, "", ""))
+            .replace("{next_laned}", &self.of_plane(next, "laned", LANED, "", ""))
+            .replace("{lane_walk}", &self.walk("lane_walk", &crowded, &lane))
+            .replace("{ahead}", "(2 * {limit} + 50)")
             .replace("{wanted}", &self.wanted())
+            .replace("{named}", &self.named())
+            .replace("{asked}", self.asked())
             .replace("{dir}", self.direction())
+            .replace("{upto}", upto)
+            .replace("{from}", from)
+            .replace("{last_run_at}", last_run_at)
+            .replace("{last_id}", last_id)
     }
 }
 
@@ -214,23 +278,24 @@ impl Sql {
                 "WITH RECURSIVE t AS MATERIALIZED (SELECT {{now}} AS now),\n{claim}{answer}"
             )
             .replace("{unsettled}", "")
-            .replace("{updates_first}", "")
             .replace("{extra}", "");
             let fused = format!("WITH RECURSIVE {update},\n{claim}{answer}")
                 .replace(
                     "{unsettled}",
                     "AND j.id NOT IN (SELECT v.id FROM judged v WHERE v.verdict = 0 AND v.kind IS NOT NULL)",
                 )
-                // A row that the claim had changed could not be locked by the updates any more: what one
-                // command has changed it does not see.
-                .replace("{updates_first}", "AND (SELECT count(*) FROM judged) >= 0")
                 .replace("{extra}", include_str!("sql/fused_outcomes.sql"));
             let look = include_str!("sql/look.sql");
-            let made = |text: &str, first| {
-                let text = shape.expand(&text.replace("{claimed}", CLAIMED));
+            let made = |text: &str, first, gate| {
+                let text = shape.expand(&text.replace("{claimed}", CLAIMED), gate);
                 sql.expand(&number(&text, first))
             };
-            let (alone, fused, look) = (made(&alone, 2), made(&fused, 20), made(look, 2));
+            let gate = "AND NOT (SELECT waiting FROM laned) AND NOT EXISTS (SELECT FROM held)";
+            // A row that the claim had changed could not be locked by the updates any more: what one
+            // command has changed it does not see.
+            let updates_first = format!("{gate} AND (SELECT count(*) FROM judged) >= 0");
+            let (alone, fused, look) =
+                (made(&alone, 2, gate), made(&fused, 20, &updates_first), made(look, 2, ""));
             sql.claim.push(alone);
             sql.fused.push(fused);
             sql.look.push(look);
@@ -276,7 +341,7 @@ impl Sql {
 
     /// Finds candidates that match a filter, whose values begin at `$10`.
     pub(crate) fn look_filtered(&self, shape: Shape, filter: &str) -> Arc<str> {
-        let text = shape.expand(include_str!("sql/look_filtered.sql"));
+        let text = shape.expand(include_str!("sql/look_filtered.sql"), "");
         self.expand(&number(&text, 2).replace("{filter}", filter))
     }
 

@@ -191,18 +191,7 @@ pub(crate) async fn update(db: &Db, updates: &[JobUpdate], limit: u64) -> Result
 
 /// Renews leases.
 pub(crate) async fn heartbeat(db: &Db, held: &[Held], lease: Duration) -> Result<Vec<Outcome>> {
-    let args = || {
-        let (percents, messages): (Vec<_>, Vec<_>) =
-            held.iter().map(|held| progress(held.progress.as_ref())).unzip();
-        Args::new()
-            .with(db.now())
-            .with(held.iter().map(|held| *held.id.as_uuid()).collect::<Vec<Uuid>>())
-            .with(held.iter().map(|held| int(held.fence.count)).collect::<Vec<i64>>())
-            .with(held.iter().map(|held| held.fence.nonce).collect::<Vec<Uuid>>())
-            .with(percents)
-            .with(messages)
-            .with(micros(lease))
-    };
+    let args = || heartbeat_args(db.now(), held, lease);
     let rows = db.rows("heartbeat", &db.sql.heartbeat, args).await?;
     let outcome = |row: &PgRow| {
         Ok(match get::<i32>(row, "verdict")? {
@@ -215,6 +204,20 @@ pub(crate) async fn heartbeat(db: &Db, held: &[Held], lease: Duration) -> Result
         })
     };
     rows.iter().map(outcome).collect()
+}
+
+/// The values of a heartbeat.
+pub(crate) fn heartbeat_args(now: Option<i64>, held: &[Held], lease: Duration) -> Args {
+    let (percents, messages): (Vec<_>, Vec<_>) =
+        held.iter().map(|held| progress(held.progress.as_ref())).unzip();
+    Args::new()
+        .with(now)
+        .with(held.iter().map(|held| *held.id.as_uuid()).collect::<Vec<Uuid>>())
+        .with(held.iter().map(|held| int(held.fence.count)).collect::<Vec<i64>>())
+        .with(held.iter().map(|held| held.fence.nonce).collect::<Vec<Uuid>>())
+        .with(percents)
+        .with(messages)
+        .with(micros(lease))
 }
 
 /// A duration for the database, short enough that adding it to any instant does not overflow.

@@ -1,14 +1,9 @@
 -- The jobs taken, in order, with their logs; at least one row, which says when to come back.
 SELECT EXISTS (SELECT FROM held) AS repeated, (SELECT waiting FROM laned) AS laned, (SELECT now FROM t) AS now,
     CASE WHEN (SELECT count(*) FROM taken) >= {limit} THEN NULL
-        WHEN (SELECT count(*) FROM taken) < (SELECT count(*) FROM found) THEN (SELECT now FROM t)
+        WHEN (SELECT count(*) FROM taken) < (SELECT count(*) FROM open_found) THEN (SELECT now FROM t)
         ELSE least(
-            (SELECT min(f.run_at) FROM range r CROSS JOIN LATERAL (
-                SELECT j.run_at FROM {s}.job j
-                WHERE j.state = 0 AND j.lane_key IS NULL
-                    AND j.queue = r.queue AND j.kind = r.kind AND j.rank = r.rank
-                    AND j.run_at > (SELECT now FROM t)
-                ORDER BY j.run_at LIMIT 1) f),
+            {next_open},
             (SELECT min(j.lease_until) FROM {s}.job j WHERE j.state = 1 {unsettled}),
             (SELECT min(lease_until) FROM taken))
     END AS next_due,

@@ -8,7 +8,7 @@ u AS MATERIALIZED (
 locked AS MATERIALIZED (
     SELECT u.place, j.id, j.cancel_reason, j.cancel_at,
         j.state = 1 AND j.fence = u.guard_count AND j.nonce = u.guard_nonce AS is_held
-    FROM u JOIN {s}.job j ON j.id = u.id
+    FROM u JOIN {s}.job j ON j.id = ANY (ARRAY[u.id])
     ORDER BY j.id
     FOR NO KEY UPDATE OF j
 ),
@@ -18,7 +18,7 @@ written AS (
         progress = coalesce(u.percent, j.progress),
         progress_message = CASE WHEN u.percent IS NULL THEN j.progress_message ELSE u.message END
     FROM t, locked k JOIN u ON u.place = k.place
-    WHERE j.id = k.id AND k.is_held
+    WHERE j.id = ANY (ARRAY[k.id]) AND k.is_held
 )
 SELECT CASE WHEN k.is_held THEN 0 WHEN k.is_held IS NULL THEN 6 ELSE 2 END AS verdict,
     k.cancel_reason, k.cancel_at

@@ -9,7 +9,7 @@ found AS MATERIALIZED (
     SELECT w.*, CASE WHEN w.lane_key IS NOT NULL THEN ARRAY(
         SELECT j.slot FROM {s}.job j WHERE j.lane_key = w.lane_key AND j.slot IS NOT NULL
             AND j.slot < w.lane_limit) END AS slots
-    FROM matching w WHERE {wanted}
+    FROM matching w WHERE {wanted}{asked}
 )
 SELECT EXISTS (SELECT FROM {s}.job j WHERE j.state = 1 AND j.nonce = {token}::uuid) AS repeated,
     (SELECT now FROM t) AS now,

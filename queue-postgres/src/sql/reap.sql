@@ -9,7 +9,7 @@ expired AS MATERIALIZED (
 locked AS MATERIALIZED (
     SELECT j.id, e.lease_until,
         CASE WHEN j.cancel_at IS NOT NULL THEN 4 WHEN j.crashes >= j.max_crashes THEN 3 ELSE 0 END AS next_state
-    FROM expired e JOIN {s}.job j ON j.id = e.id
+    FROM expired e JOIN {s}.job j ON j.id = ANY (ARRAY[e.id])
     WHERE j.state = 1 AND j.lease_until <= (SELECT now FROM t)
     ORDER BY j.id
     FOR NO KEY UPDATE OF j SKIP LOCKED
@@ -26,7 +26,7 @@ written AS (
         error = CASE WHEN k.next_state = 3
             THEN replace(replace($3, $4, (j.crashes + 1)::text), $5, j.attempt::text)::json ELSE j.error END
     FROM t, locked k
-    WHERE j.id = k.id
+    WHERE j.id = ANY (ARRAY[k.id])
     RETURNING j.id, j.queue, j.fence, j.nonce, j.state, j.crashes, j.lane_key, k.lease_until
 )
 SELECT id, queue, fence, nonce, state, crashes, lane_key IS NOT NULL AS laned

@@ -15,9 +15,9 @@ lane AS MATERIALIZED (
 ),
 picked AS MATERIALIZED (
     SELECT j.id, w.slot
-    FROM wish w LEFT JOIN lane l ON l.lane_key = w.lane_key JOIN {s}.job j ON j.id = w.id
+    FROM wish w LEFT JOIN lane l ON l.lane_key = w.lane_key JOIN {s}.job j ON j.id = ANY (ARRAY[w.id])
     WHERE (w.lane_key IS NULL OR l.ours)
-        AND j.state = 0 AND j.run_at <= (SELECT now FROM t)
+        AND j.state < 1 AND j.run_at <= (SELECT now FROM t)
         AND j.queue = w.queue AND j.kind = w.kind AND j.rank = w.rank AND {filter}
     ORDER BY w.place
     FOR NO KEY UPDATE OF j SKIP LOCKED
@@ -25,7 +25,7 @@ picked AS MATERIALIZED (
 taken AS (
     UPDATE {s}.job j SET {claimed}, slot = p.slot
     FROM t, picked p
-    WHERE j.id = p.id AND j.state = 0
+    WHERE j.id = ANY (ARRAY[p.id]) AND j.state < 1
     RETURNING j.*
 )
 SELECT {job}, log.* FROM taken j {log}

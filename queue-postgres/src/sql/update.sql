@@ -17,7 +17,7 @@ u AS MATERIALIZED (
 locked AS MATERIALIZED (
     SELECT u.place, j.state, j.fence, j.nonce, j.version, j.settled_fence, j.settled_nonce,
         j.settled_kind, j.cancel_reason, j.cancel_at, j.keep, j.log_len, j.slot, j.queue
-    FROM u JOIN {s}.job j ON j.id = u.id
+    FROM u JOIN {s}.job j ON j.id = ANY (ARRAY[u.id])
     ORDER BY j.id
     FOR NO KEY UPDATE OF j
 ),
@@ -86,9 +86,9 @@ written AS (
                 - ARRAY(SELECT json_array_elements_text(v.labels_gone::json)), '{}') END,
         log_len = j.log_len + coalesce(a.entries, 0)
     FROM t, judged v LEFT JOIN added a ON a.job_id = v.id
-    WHERE j.id = v.id AND v.verdict = 0 AND NOT v.dropped
+    WHERE j.id = ANY (ARRAY[v.id]) AND v.verdict = 0 AND NOT v.dropped
         AND (v.bump = 1 OR v.percent IS NOT NULL OR a.entries > 0)
 ),
 dropped AS (
-    DELETE FROM {s}.job j USING judged v WHERE j.id = v.id AND v.verdict = 0 AND v.dropped
+    DELETE FROM {s}.job j USING judged v WHERE j.id = ANY (ARRAY[v.id]) AND v.verdict = 0 AND v.dropped
 )
