@@ -268,7 +268,7 @@ fn a_report_says_how_to_replay_and_is_written_for_people_and_programs() {
 fn the_catalogue_is_whole_and_names_nothing_twice() {
     let expected = [
         ("INS", 10),
-        ("CLM", 15),
+        ("CLM", 16),
         ("LOG", 14),
         ("UPD", 13),
         ("LSE", 11),

@@ -77,6 +77,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
         },
     ),
     Mutant::new(
+        "claim-by-filter-selects-then-updates",
+        "jobs that a filter names are selected, then updated by id, without lock or guard",
+        &["CLM-16"],
+        || {
+            Flaw::none().claim_racing(|store, request| {
+                async move {
+                    request.check()?;
+                    let picked = store.step(|world, now| {
+                        match (world.repeated_claim(request, now), &request.filter) {
+                            (Some(repeated), _) => Err(Ok(repeated)),
+                            (None, None) => Err(world.claim(request, now)),
+                            (None, Some(_)) => Ok(world.pick(request, now)),
+                        }
+                    });
+                    match picked {
+                        Err(answer) => answer,
+                        Ok(picked) => {
+                            store.pause().await;
+                            Ok(store.step(|world, now| raw::take(world, &picked, request, now)))
+                        }
+                    }
+                }
+                .boxed()
+            })
+        },
+    ),
+    Mutant::new(
         "claim-limit-plus-one",
         "a claim takes one job too many",
         &["CLM-2", "MOD-1"],

@@ -46,6 +46,7 @@ group! {
     "CLM-13", "the returned job is the one that get reads, and a repeat returns it again" => claimed_is_what_get_reads;
     "CLM-14", "the log comes along as asked" => the_log_comes_along;
     "CLM-15", "a malformed request is Invalid and takes nothing" => malformed_requests_take_nothing;
+    "CLM-16", "claims narrowed by the same filter are exclusive, and who is late is answered that nothing is there" => contention::narrow_claims_are_exclusive;
 }
 
 async fn held(store: &Store) -> Checked<u64> {

@@ -77,6 +77,46 @@ pub(super) async fn claims_are_exclusive(case: &Case<'_>) -> Checked {
     Ok(())
 }
 
+pub(super) async fn narrow_claims_are_exclusive(case: &Case<'_>) -> Checked {
+    let handles = case.handles(4).await?;
+    for round in 0..case.times(4) {
+        let mut jobs = plain_jobs(4);
+        for (index, job) in jobs.iter_mut().enumerate() {
+            job.labels.insert("wanted".to_owned(), format!("{round}-{index}"));
+        }
+        put_all(case.store(), &jobs).await?;
+        for job in &jobs {
+            // Each names the same job, as precisely as can be.
+            let mut by_everything = JobFilter::ids([job.id]);
+            by_everything.queues = Some(vec![job.queue.clone()]);
+            by_everything.kinds = Some(vec![job.kind.clone()]);
+            by_everything.labels = job.labels.clone();
+            let mut by_label = JobFilter::all();
+            by_label.labels = job.labels.clone();
+            for filter in [JobFilter::ids([job.id]), by_label, by_everything] {
+                let winners = race(8, |who| {
+                    let (store, filter) = (handles[who % 4].clone(), filter.clone());
+                    let kind = job.kind.clone();
+                    async move {
+                        let mut request = wanted(1 + who as u32 % 2);
+                        request.filter = Some(filter);
+                        if who % 2 == 0 {
+                            request.kinds = Kinds::Only(vec![kind]);
+                        }
+                        Ok(store.claim(&request).await?.jobs)
+                    }
+                })
+                .await?;
+                let taken: Vec<Job> = winners.into_iter().flatten().collect();
+                check_eq!(taken.len(), 1, "claims that were given the one job of {filter:?}");
+                check_eq!(taken[0].id, job.id, "the job taken by {filter:?}");
+                settle(case.store(), &taken[0], release(When::Now)).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
 pub(super) async fn limits_are_kept(case: &Case<'_>) -> Checked {
     let store = case.store();
     put_all(store, &plain_jobs(20)).await?;
