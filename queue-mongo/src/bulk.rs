@@ -10,6 +10,7 @@ use crate::{
     batch::{self, Statement, Verdict},
     cas::{self, ROUNDS},
     change::Change,
+    claim,
     codec::{self, Stored},
     connect::Db,
     error::{Call, contention, from_driver},
@@ -31,6 +32,9 @@ pub(crate) async fn reap(db: &Db, limit: NonZeroU32) -> Result<Vec<Reaped>> {
     // Leases must not wait for an intent that cannot be carried out.
     if let Err(error) = intent::carry_out_left(db, now).await {
         tracing::warn!(%error, "what another process left could not be carried out");
+    }
+    if let Err(error) = claim::repair(db).await {
+        tracing::warn!(%error, "the lanes with parked jobs could not be looked at");
     }
     let mut found = db
         .jobs
@@ -156,7 +160,7 @@ pub(crate) async fn delete(db: &Db, wanted: &JobFilter, limit: NonZeroU32) -> Re
             .find(query.clone())
             .sort(doc! { "created_at": 1, "_id": 1 })
             .limit(codec::int(left))
-            .projection(doc! { "_id": 1, "successor": 1, "source": 1 })
+            .projection(doc! { "_id": 1, "successor": 1, "source": 1, "freed": 1 })
             .await
             .map_err(failed)?;
         let documents: Vec<_> = found.try_collect().await.map_err(failed)?;
@@ -173,6 +177,9 @@ pub(crate) async fn delete(db: &Db, wanted: &JobFilter, limit: NonZeroU32) -> Re
             .await
             .map_err(|error| from_driver(Call::Write, error))?;
         deleted += gone.deleted_count;
+        for lane in documents.iter().filter_map(|document| document.get_str("freed").ok()) {
+            claim::mark(db, lane).await?;
+        }
         if gone.deleted_count < doomed {
             // Others deleted some of them, or changed them.
             round += 1;

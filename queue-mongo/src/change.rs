@@ -65,8 +65,13 @@ impl Change {
     }
 
     /// The update.
-    pub(crate) fn into_update(self) -> Document {
+    pub(crate) fn into_update(mut self) -> Document {
         let mut update = doc! { "$inc": self.inc };
+        // Whoever frees a slot says so in the same write: the next claim looks who waits for it. Of a job
+        // without a lane the server changes nothing here.
+        if self.unset.remove("slot_lane").is_some() {
+            update.insert("$rename", doc! { "slot_lane": "freed" });
+        }
         if !self.set.is_empty() {
             update.insert("$set", self.set);
         }

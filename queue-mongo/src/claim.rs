@@ -12,16 +12,23 @@ use crate::{
     codec,
     connect::Db,
     error::{Call, from_driver},
-    filter,
 };
 
 mod lanes;
 mod look;
+mod marks;
+#[cfg(test)]
+mod marks_tests;
 #[cfg(test)]
 mod plan_tests;
+mod ranges;
+mod seen;
+mod wanted;
 
 use lanes::Lanes;
-use look::{Candidate, Wanted};
+pub(crate) use marks::{Last, mark, repair};
+pub(crate) use seen::Seen;
+use wanted::{Candidate, Wanted};
 
 /// How often candidates are looked for anew because others took them.
 const ROUNDS: usize = 8;
@@ -32,6 +39,9 @@ fn failed(error: mongodb::error::Error) -> queue_core::Error {
     from_driver(Call::Read, error)
 }
 
+/// How many candidates a claim looks at that has met full lanes, so that their jobs are put aside in few trips.
+const BEHIND: usize = 500;
+
 /// Takes the first due jobs that the request matches.
 ///
 /// One look finds what is paused, what the token holds already, and the candidates. One guarded write each, all in one
@@ -39,46 +49,58 @@ fn failed(error: mongodb::error::Error) -> queue_core::Error {
 pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
     let now = db.now().await?;
     let limit = usize::try_from(request.limit.get()).unwrap_or(usize::MAX);
-    let mut wanted = Wanted::new(request, now);
+    let mut wanted = Wanted::new(request, &db.seen, now);
     let mut lanes = Lanes::default();
-    let first = look::first(db, &wanted).await?;
+    let mut first = look::first(db, &wanted, limit).await?;
     if first.is_repeat {
         let jobs = held(db, request).await?;
         let next_due = (jobs.len() < limit).then_some(now);
         return Ok(Claimed::new(jobs, next_due));
     }
-    let mut candidates = match wanted.pause(first.paused) {
+    let mut look_again = wanted.learn(db, &first).await? || request.order == Order::Lifo;
+    if !first.marks.is_empty() {
+        let marks = std::mem::take(&mut first.marks);
+        look_again |= marks::reopen(db, &mut wanted, &mut lanes, marks, limit).await?;
+    }
+    let mut candidates = match look_again {
         true => look::again(db, &wanted, limit).await?,
         false => first.candidates,
     };
     let claim = Claim::of(request, now);
-    let (mut taken, mut alone) = (0, None);
-    for round in 0..ROUNDS {
-        if candidates.is_empty() {
-            break;
-        }
-        let picked = lanes.pick(db, &candidates, &mut wanted).await?;
+    let (mut taken, mut alone, mut round, mut most) = (0, None, 0, limit);
+    while !candidates.is_empty() {
+        let (picked, behind) = lanes.pick(db, &candidates, limit - taken).await?;
+        let mut lost = false;
         if let ([pick], 0, 1) = (&picked[..], taken, limit) {
-            match take_one(db, &wanted, &claim, pick).await? {
-                Some(job) => alone = Some(job),
-                None => lanes.lost(pick, &mut wanted),
-            }
+            alone = take_one(db, &wanted, &claim, pick).await?;
             taken += usize::from(alone.is_some());
+            lost = alone.is_none();
+            lost.then(|| pass_over(pick, &mut lanes, &mut wanted));
         } else {
             for (pick, won) in picked.iter().zip(take(db, &wanted, &claim, &picked).await?) {
-                match won {
-                    true => taken += 1,
-                    false => lanes.lost(pick, &mut wanted),
-                }
+                taken += usize::from(won);
+                lost |= !won;
+                (!won).then(|| pass_over(pick, &mut lanes, &mut wanted));
             }
         }
-        if taken == limit {
+        // Those of the last round as well, or each claim would read past them anew.
+        let back = match behind.is_empty() {
+            true => false,
+            false => marks::park(db, &mut lanes, &behind).await?,
+        };
+        if taken == limit || !(lost || back || candidates.len() == most) {
             break;
         }
-        if round + 1 == ROUNDS {
+        // Rounds in which jobs are put aside come to an end by themselves.
+        round += usize::from(lost || behind.is_empty());
+        if round == ROUNDS {
             return Ok(Claimed::new(held(db, request).await?, Some(now)));
         }
-        candidates = look::again(db, &wanted, limit - taken).await?;
+        most = limit - taken;
+        if !behind.is_empty() {
+            most = most.max(BEHIND);
+        }
+        candidates = look::again(db, &wanted, most).await?;
     }
     if let Some(job) = alone {
         return Ok(Claimed::new(vec![job], None));
@@ -89,6 +111,15 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
     }
     let next_due = look::next_due(db, &wanted).await?;
     Ok(Claimed::new(jobs, next_due))
+}
+
+/// Another was faster: with the job, or with its slot. A job in a lane is looked for again, after a new look at
+/// the lane.
+fn pass_over(pick: &Pick, lanes: &mut Lanes, wanted: &mut Wanted<'_>) {
+    match &pick.candidate.lane {
+        Some(lane) => lanes.forget(&lane.key),
+        None => wanted.set_lost(pick.candidate.id),
+    }
 }
 
 /// A candidate with the slot of its lane that it gets.
@@ -106,9 +137,8 @@ fn statement(wanted: &Wanted<'_>, claim: &Claim, pick: &Pick) -> Statement {
     let mut after = before.clone();
     after.control.claim(claim, pick.slot);
     let change = Change::between(&before, &after);
-    let this = doc! { "_id": codec::job_id(&pick.candidate.id) };
     Statement {
-        filter: filter::both(this, wanted.due()),
+        filter: wanted.still(&pick.candidate),
         update: change.into_update(),
         bytes: STATEMENT_BYTES,
     }

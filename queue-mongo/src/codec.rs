@@ -34,6 +34,28 @@ pub(crate) fn blank() -> Row {
     BLANK.clone()
 }
 
+/// The stored state of waiting jobs that a claim looks at.
+pub(crate) const READY: i32 = 0;
+/// The stored state of waiting jobs behind a full lane. Claims do not read past them: they are in another index.
+pub(crate) const PARKED: i32 = 5;
+
+/// The states that are stored for a state of the contract.
+pub(crate) fn stored_states(state: State) -> impl Iterator<Item = Bson> {
+    let parked = (state == State::Waiting).then_some(PARKED);
+    [i32::from(state.code())].into_iter().chain(parked).map(Bson::from)
+}
+
+/// The state of the contract that a stored state stands for.
+pub(crate) fn state(document: &Document) -> Result<State> {
+    match document.int("state")? {
+        stored if stored == i64::from(PARKED) => Ok(State::Waiting),
+        stored => {
+            let code = u8::try_from(stored).ok();
+            known(code.and_then(State::from_code), "a state")
+        }
+    }
+}
+
 /// A UUID as BSON's binary UUID, which sorts as the UUID does.
 pub(crate) fn uuid(id: &Uuid) -> Bson {
     Bson::Binary(Binary { subtype: BinarySubtype::Uuid, bytes: id.as_bytes().to_vec() })
@@ -289,7 +311,7 @@ pub(crate) fn read(document: &Document, skipped: u64) -> Result<Stored> {
 }
 
 fn read_control(document: &Document, control: &mut queue_core::Control) -> Result<()> {
-    control.state = known(State::from_code(code(document, "state")?), "a state")?;
+    control.state = state(document)?;
     control.run_at = document.time("run_at")?;
     control.attempt = document.count("attempt")?;
     control.crashes = document.count("crashes")?;

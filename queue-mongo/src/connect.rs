@@ -15,8 +15,9 @@ use queue_core::{Capabilities, Reach, Result};
 
 use crate::{
     MongoOptions, StopAfter, Wake,
+    claim::{Last, Seen},
     clock::{ServerClock, is_replica_set},
-    codec::Read as _,
+    codec::{self, Read as _},
     error::{Call, STORE, from_driver},
     options::config,
 };
@@ -46,6 +47,9 @@ pub(crate) struct Db {
     pub(crate) clock: ServerClock,
     pub(crate) capabilities: Capabilities,
     pub(crate) commands: Arc<AtomicU64>,
+    pub(crate) seen: Seen,
+    /// When this process last looked for lanes that lost their mark.
+    pub(crate) repaired: Last,
     pub(crate) stop_after: Option<StopAfter>,
 }
 
@@ -107,6 +111,8 @@ pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
         clock: ServerClock::new(options.clock),
         capabilities,
         commands,
+        seen: Seen::default(),
+        repaired: Last::default(),
         stop_after: options.stop_after,
         database,
         client,
@@ -158,27 +164,31 @@ async fn migrate(db: &Db) -> Result<()> {
 
 /// Why each index is there.
 fn indexes() -> Vec<Document> {
-    let waiting = doc! { "state": 0 };
+    let ready = doc! { "state": codec::READY };
+    let parked = doc! { "state": codec::PARKED };
     vec![
-        // Claims, FIFO: one range per queue and priority, in order; what is not yet due is skipped.
+        // Claims: one range per queue and kind, in order; what is not yet due is skipped at each priority. The server
+        // merges the ranges of a request, and walks them backwards, priority by priority, for LIFO. The
+        // state is a part of the key, or the server would fetch every document to check it.
         doc! {
-            "name": "ready_queue", "partialFilterExpression": &waiting,
-            "key": { "queue": 1, "priority": -1, "run_at": 1, "_id": 1 },
+            "name": "ready_queue", "partialFilterExpression": &ready,
+            "key": { "state": 1, "queue": 1, "kind": 1, "priority": -1, "run_at": 1, "_id": 1 },
         },
+        // Claims from all queues.
         doc! {
-            "name": "ready", "partialFilterExpression": &waiting,
-            "key": { "priority": -1, "run_at": 1, "_id": 1 },
+            "name": "ready", "partialFilterExpression": &ready,
+            "key": { "state": 1, "kind": 1, "priority": -1, "run_at": 1, "_id": 1 },
         },
-        // Claims, LIFO.
+        // Jobs behind full lanes.
         doc! {
-            "name": "ready_lifo", "partialFilterExpression": &waiting,
-            "key": { "priority": -1, "run_at": -1, "_id": -1 },
+            "name": "parked", "partialFilterExpression": &parked,
+            "key": {
+                "state": 1, "lane.key": 1, "lane.limit": 1,
+                "priority": -1, "run_at": 1, "_id": 1, "queue": 1, "kind": 1,
+            },
         },
-        // The earliest job that is not yet due.
-        doc! {
-            "name": "future", "partialFilterExpression": &waiting,
-            "key": { "run_at": 1 },
-        },
+        // Lanes that have a free slot since the last claim.
+        doc! { "name": "freed", "key": { "freed": 1 }, "sparse": true },
         // The jobs of a claim, and all running jobs. Their lease is in no index, or every
         // heartbeat would have to write one.
         doc! {

@@ -19,8 +19,8 @@ pub(crate) fn query(filter: &JobFilter) -> Document {
     let kinds = filter.kinds.as_ref();
     one_of("kind", kinds.map(|kinds| kinds.iter().map(|kind| kind.as_ref().into()).collect()));
     if filter.states != States::ALL {
-        let states = filter.states.iter().map(|state| i32::from(state.code()).into()).collect();
-        one_of("state", Some(states));
+        let states = filter.states.iter().flat_map(codec::stored_states);
+        one_of("state", Some(states.collect()));
     }
     if !filter.labels.is_empty() {
         let labels: Vec<Bson> = filter.labels.iter().map(codec::label).collect();

@@ -36,6 +36,7 @@ pub(crate) async fn insert(db: &Db, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     let (first, mut later): (Vec<usize>, Vec<usize>) =
         (0..jobs.len()).partition(|index| seen.insert(jobs[*index].id));
     let mut answers: Vec<Option<Inserted>> = vec![None; jobs.len()];
+    db.seen.add(jobs.iter().map(|job| job.kind.as_ref()));
     let mut rest = first.into_iter().peekable();
     while rest.peek().is_some() {
         let (mut chunk, mut documents, mut bytes) = (Vec::new(), Vec::new(), 0);

@@ -4,6 +4,8 @@
 //! reap does, a repeated insert, or whoever is about to delete one of the two. A job that an intent made names
 //! its source, so that the intent is cleared before the job can be gone: it is never made twice.
 
+use std::collections::{BTreeSet, HashSet};
+
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use queue_core::{JobId, Result, Timestamp, spec::superseded_by};
@@ -13,6 +15,7 @@ use crate::{
     batch::{self, Verdict},
     cas,
     change::Change,
+    claim,
     codec::{self, Read as _, Stored},
     connect::{Db, JOBS},
     error::{Call, DUPLICATE, contention, corrupt, from_driver, from_statement},
@@ -168,12 +171,35 @@ async fn clear_source(db: &Db, source: &Document, document: &Document) -> Result
     }
 }
 
-/// Deletes a job that completed and is not kept, unless it has moved on.
-pub(crate) async fn drop_unmoved(db: &Db, stored: &Stored) -> Result<bool> {
-    if let Some(source) = &stored.source {
-        let document = doc! { "_id": codec::job_id(&stored.row.id) };
-        clear_source(db, source, &document).await?;
+/// Deletes jobs that completed and are not kept, unless they have moved on. Which are gone. One trip, and a look when
+/// one of them was not there as it was read.
+pub(crate) async fn drop_unmoved(db: &Db, doomed: &[&Stored]) -> Result<HashSet<JobId>> {
+    if doomed.is_empty() {
+        return Ok(HashSet::new());
     }
-    let gone = db.jobs.delete_one(cas::unmoved(stored)).await;
-    Ok(gone.map_err(|error| from_driver(Call::Write, error))?.deleted_count == 1)
+    for stored in doomed {
+        if let Some(source) = &stored.source {
+            let document = doc! { "_id": codec::job_id(&stored.row.id) };
+            clear_source(db, source, &document).await?;
+        }
+    }
+    let deletes: Vec<Document> =
+        doomed.iter().map(|stored| doc! { "q": cas::unmoved(stored), "limit": 1 }).collect();
+    let deleted = reply::delete(db, deletes).await?;
+    let mut gone: HashSet<JobId> = doomed.iter().map(|stored| stored.row.id).collect();
+    if deleted < gone.len() as u64 {
+        // The answer does not say which. Who is not there any more was deleted by this call, or by another that
+        // was told the same.
+        let ids: Vec<JobId> = gone.iter().copied().collect();
+        for id in cas::load(db, &ids).await?.keys() {
+            gone.remove(id);
+        }
+    }
+    let freed = doomed.iter().filter(|stored| gone.contains(&stored.row.id));
+    let lanes: BTreeSet<&str> =
+        freed.filter_map(|stored| Some(stored.row.control.lane.as_ref()?.key.as_str())).collect();
+    for lane in lanes {
+        claim::mark(db, lane).await?;
+    }
+    Ok(gone)
 }

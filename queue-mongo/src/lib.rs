@@ -12,6 +12,8 @@ mod error;
 mod filter;
 mod insert;
 mod intent;
+#[cfg(test)]
+mod measure_tests;
 mod options;
 mod read;
 mod reply;

@@ -1,6 +1,6 @@
 //! Reading.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
@@ -84,13 +84,16 @@ pub(crate) async fn tally(db: &Db, wanted: &JobFilter) -> Result<Vec<Tally>> {
         doc! { "$group": { "_id": { "queue": "$queue", "state": "$state" }, "count": { "$sum": 1_i64 } } },
     ];
     let mut found = db.settled_jobs.aggregate(steps).await.map_err(failed)?;
-    let mut tallies = Vec::new();
+    let mut counts: BTreeMap<(QueueName, State), u64> = BTreeMap::new();
     while let Some(document) = found.try_next().await.map_err(failed)? {
         let group: &Document = document.get_document("_id").map_err(corrupt)?;
         let queue = QueueName::new(group.text("queue")?).map_err(corrupt)?;
-        let state = State::from_code(group.count("state")?).ok_or_else(|| corrupt("a state"))?;
-        tallies.push(Tally::new(queue, state, document.count("count")?));
+        // Waiting jobs are stored in two states.
+        *counts.entry((queue, codec::state(group)?)).or_default() +=
+            document.count::<u64>("count")?;
     }
+    let mut tallies: Vec<Tally> =
+        counts.into_iter().map(|((queue, state), count)| Tally::new(queue, state, count)).collect();
     tallies.sort();
     Ok(tallies)
 }

@@ -4,8 +4,9 @@ use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use queue_core::Result;
 
 use crate::{
-    connect::Db,
-    error::{Call, corrupt, from_concern, from_driver, is_write_conflict},
+    codec::Read as _,
+    connect::{Db, JOBS},
+    error::{Call, corrupt, from_concern, from_driver, from_statement, is_write_conflict},
 };
 
 /// How often a command is sent that the server gives up because of another writer.
@@ -41,6 +42,35 @@ pub(crate) async fn run(db: &Db, mut command: Document) -> Result<Vec<Failed>> {
             }
         }
     }
+}
+
+/// Deletes by guarded statements, at most as many as there are in one committer's batch. How many were deleted.
+pub(crate) async fn delete(db: &Db, deletes: Vec<Document>) -> Result<u64> {
+    let mut deleted = 0;
+    for deletes in deletes.chunks(1_000) {
+        let mut attempt = 0;
+        deleted += loop {
+            attempt += 1;
+            let command = doc! {
+                "delete": JOBS, "deletes": deletes.to_vec(), "ordered": false,
+                "writeConcern": { "w": "majority", "j": true },
+            };
+            match db.database.run_command(command).await {
+                Ok(reply) => {
+                    let raw = RawDocumentBuf::try_from(&reply).map_err(corrupt)?;
+                    if let Some(error) = read(&raw)?.first() {
+                        return Err(from_statement(error.code, &error.message));
+                    }
+                    break reply.count::<u64>("n")?;
+                }
+                Err(error) if is_write_conflict(&error) && attempt < ATTEMPTS => {
+                    pause(attempt).await;
+                }
+                Err(error) => return Err(from_driver(Call::Write, error)),
+            }
+        };
+    }
+    Ok(deleted)
 }
 
 fn is_done(reply: &RawDocument) -> bool {

@@ -28,7 +28,7 @@ use crate::{
 ///
 /// Clones share the connections, which belong to the runtime that opened the store.
 #[derive(Clone)]
-pub struct MongoStore(Arc<Db>);
+pub struct MongoStore(pub(crate) Arc<Db>);
 
 impl fmt::Debug for MongoStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

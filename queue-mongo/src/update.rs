@@ -107,13 +107,13 @@ fn by_holder(update: &JobUpdate, now: Timestamp) -> Option<Statement> {
     let _ = after.patch(update.guard, patch, None, now);
     let state = after.control.state;
     if state.is_final() {
-        // A key that is to be released is left to the careful way.
+        // A key is given up, unless it is held beyond the end of the run: that is left to the careful way.
         let bit = i32::from(state.code());
         filter.insert(
             "$or",
             vec![
                 doc! { "held_key": Bson::Null },
-                doc! { "unique.within": { "$bitsAllSet": [bit] } },
+                doc! { "unique.within": { "$bitsAllClear": [bit] } },
             ],
         );
     }
@@ -127,6 +127,9 @@ fn by_holder(update: &JobUpdate, now: Timestamp) -> Option<Statement> {
     let mut change = Change::between(&before, &after);
     if patch.transition.is_some() && state == State::Waiting {
         change.set.insert("run_at", after.control.run_at.as_micros());
+    }
+    if state.is_final() {
+        change.unset.insert("held_key", "");
     }
     complete_change(&mut change, patch, &new, now);
     Some(Statement { filter, update: change.into_update(), bytes })
@@ -220,6 +223,7 @@ async fn careful(
     let ids: Vec<JobId> = open.iter().map(|index| updates[*index].id).collect();
     let loaded = cas::load(db, &ids).await?;
     let (mut left, mut sent, mut statements) = (Vec::new(), Vec::new(), Vec::new());
+    let mut dropped = Vec::new();
     for &index in open {
         let update = &updates[index];
         let decided = match loaded.get(&update.id) {
@@ -232,14 +236,16 @@ async fn careful(
                 sent.push((index, ack));
                 statements.push(statement);
             }
-            Decided::Drop(ack) => {
-                // It was there a moment ago.
-                let Some(stored) = loaded.get(&update.id) else { continue };
-                match intent::drop_unmoved(db, stored).await? {
-                    true => outcomes[index] = Some(Outcome::Applied(ack)),
-                    false => left.push(index),
-                }
-            }
+            Decided::Drop(ack) => dropped.push((index, ack)),
+        }
+    }
+    let doomed: Vec<&Stored> =
+        dropped.iter().filter_map(|(index, _)| loaded.get(&updates[*index].id)).collect();
+    let gone = intent::drop_unmoved(db, &doomed).await?;
+    for (index, ack) in dropped {
+        match gone.contains(&updates[index].id) {
+            true => outcomes[index] = Some(Outcome::Applied(ack)),
+            false => left.push(index),
         }
     }
     for ((index, ack), verdict) in sent.into_iter().zip(batch::run(db, statements).await?) {

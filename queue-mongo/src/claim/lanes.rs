@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use futures::TryStreamExt;
 use mongodb::bson::doc;
-use queue_core::Result;
+use queue_core::{JobId, Result};
 
-use super::{Pick, failed, look::Candidate, look::Wanted};
+use super::{Pick, failed, wanted::Candidate};
 use crate::{codec::Read as _, connect::Db};
 
 /// The lanes that a claim has met. What others take meanwhile is caught by the unique index.
@@ -14,23 +14,28 @@ use crate::{codec::Read as _, connect::Db};
 pub(super) struct Lanes(HashMap<String, BTreeSet<u32>>);
 
 impl Lanes {
-    /// The candidates that can be taken, with their slots. Lanes that are found full are left out from now on.
+    /// The first candidates that can be taken, with their slots, and those before the last of them whose lanes are full:
+    /// id, lane and limit.
     pub(super) async fn pick(
         &mut self,
         db: &Db,
         candidates: &[Candidate],
-        wanted: &mut Wanted<'_>,
-    ) -> Result<Vec<Pick>> {
-        self.load(db, candidates).await?;
-        let mut picked = Vec::with_capacity(candidates.len());
+        limit: usize,
+    ) -> Result<(Vec<Pick>, Vec<(JobId, String, u32)>)> {
+        let lanes = candidates.iter().filter_map(|candidate| candidate.lane.as_ref());
+        self.load(db, lanes.map(|lane| lane.key.as_str())).await?;
+        let (mut picked, mut behind) = (Vec::new(), Vec::new());
         for candidate in candidates {
+            if picked.len() == limit {
+                break;
+            }
             let slot = match &candidate.lane {
                 None => None,
                 Some(lane) => {
                     let held = self.0.entry(lane.key.clone()).or_default();
                     let free = (0..).find(|slot| !held.contains(slot)).unwrap_or(u32::MAX);
                     if free >= lane.limit.get() {
-                        wanted.set_full(&lane.key, free);
+                        behind.push((candidate.id, lane.key.clone(), lane.limit.get()));
                         continue;
                     }
                     held.insert(free);
@@ -39,14 +44,16 @@ impl Lanes {
             };
             picked.push(Pick { candidate: candidate.clone(), slot });
         }
-        Ok(picked)
+        Ok((picked, behind))
     }
 
-    /// Asks which slots are held, of lanes that were not asked for yet.
-    async fn load(&mut self, db: &Db, candidates: &[Candidate]) -> Result<()> {
-        let lanes = candidates.iter().filter_map(|candidate| candidate.lane.as_ref());
-        let keys: BTreeSet<&str> =
-            lanes.map(|lane| lane.key.as_str()).filter(|key| !self.0.contains_key(*key)).collect();
+    /// Asks which slots are held, of lanes that were not asked for yet. At most one trip.
+    pub(super) async fn load<'a>(
+        &mut self,
+        db: &Db,
+        lanes: impl Iterator<Item = &'a str>,
+    ) -> Result<()> {
+        let keys: BTreeSet<&str> = lanes.filter(|key| !self.0.contains_key(*key)).collect();
         if keys.is_empty() {
             return Ok(());
         }
@@ -67,12 +74,14 @@ impl Lanes {
         Ok(())
     }
 
-    /// Another was faster: with the job, or with its slot. A job in a lane is looked for again, after a new look
-    /// at the lane.
-    pub(super) fn lost(&mut self, pick: &Pick, wanted: &mut Wanted<'_>) {
-        match &pick.candidate.lane {
-            Some(lane) => drop(self.0.remove(&lane.key)),
-            None => wanted.set_lost(pick.candidate.id),
-        }
+    /// How many more jobs of this limit a lane takes.
+    pub(super) fn room(&self, lane: &str, limit: u32) -> u32 {
+        let held = self.0.get(lane).map_or(0, |held| held.range(..limit).count());
+        limit - u32::try_from(held).unwrap_or(limit)
+    }
+
+    /// The next look asks for this lane again.
+    pub(super) fn forget(&mut self, lane: &str) {
+        self.0.remove(lane);
     }
 }
