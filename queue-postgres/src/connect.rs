@@ -3,7 +3,7 @@
 use queue_core::{Error, ErrorKind, Result};
 use sqlx::{
     Connection, PgPool,
-    postgres::{PgConnection, PgPoolOptions},
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
 };
 use std::time::Duration;
 
@@ -11,9 +11,52 @@ use crate::{
     PostgresOptions,
     error::{STORE, from_sqlx},
     options::Pooler,
-    schema,
+    pooler, schema,
     sql::Sql,
 };
+
+/// A connection beside the pool, which would go on trying a server that refuses, and say no more than that the
+/// time is over.
+pub(crate) async fn one(server: &PgConnectOptions, patience: Duration) -> Result<PgConnection> {
+    match tokio::time::timeout(patience, PgConnection::connect_with(server)).await {
+        Ok(connected) => connected.map_err(|error| refused(error, server)),
+        Err(_) => {
+            let (host, port, millis) = (server.get_host(), server.get_port(), patience.as_millis());
+            let message = format!("{host}:{port} did not answer within {millis} ms");
+            Err(Error::new(ErrorKind::Unavailable, message)
+                .with_operation("open")
+                .with_store(STORE))
+        }
+    }
+}
+
+/// Why there is no connection, and what would help.
+fn refused(error: sqlx::Error, server: &PgConnectOptions) -> Error {
+    let state = error.as_database_error().and_then(|reported| reported.code());
+    let hint = match (&error, state.as_deref()) {
+        (sqlx::Error::Tls(_), _) if !cfg!(feature = "tls") => Some(
+            "; this build is without TLS: switch on the feature `tls` of queue-postgres, or `postgres-tls` of queue"
+                .to_owned(),
+        ),
+        (_, Some("3D000")) => {
+            let name = server.get_database().unwrap_or(server.get_username());
+            Some(format!("; create it (CREATE DATABASE \"{name}\"), or name another one in the URL"))
+        }
+        _ => None,
+    };
+    // So the driver reports a handshake that failed: the certificate is not to be trusted.
+    let distrusted =
+        matches!(&error, sqlx::Error::Io(io) if io.kind() == std::io::ErrorKind::InvalidData);
+    let reached = from_sqlx(error, "open");
+    let kind = if distrusted { ErrorKind::Config } else { reached.kind() };
+    let place = match reached.kind() {
+        ErrorKind::Unavailable => format!("{}:{}: ", server.get_host(), server.get_port()),
+        _ => String::new(),
+    };
+    let message = format!("{place}{}{}", reached.message(), hint.unwrap_or_default());
+    // The attempt to connect changed nothing.
+    Error::new(kind, message).with_operation("open").with_store(STORE).with_source(reached)
+}
 
 /// Connects, brings the tables up to date and makes the pool.
 pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<PgPool> {
@@ -22,20 +65,11 @@ pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<PgPool>
     if options.pooler == Pooler::Transaction {
         server = server.statement_cache_capacity(0);
     }
-    // By a connection of its own: the pool would go on trying a server that refuses, and say no more than that
-    // the time is over.
-    let connecting = PgConnection::connect_with(&server);
-    let mut first = match tokio::time::timeout(options.acquire_timeout, connecting).await {
-        Ok(connected) => connected.map_err(|error| from_sqlx(error, "open"))?,
-        Err(_) => {
-            let (host, millis) = (server.get_host(), options.acquire_timeout.as_millis());
-            let message = format!("{host} did not answer within {millis} ms");
-            return Err(Error::new(ErrorKind::Unavailable, message)
-                .with_operation("open")
-                .with_store(STORE));
-        }
-    };
+    let mut first = one(&server, options.acquire_timeout).await?;
     schema::migrate(&mut first, sql, &options.schema).await?;
+    if options.pooler == Pooler::None {
+        pooler::refuse(&mut first, &server, options.acquire_timeout).await?;
+    }
     // The tables are there; whether the server heard the good-bye does not matter.
     let _ = first.close().await;
     Ok(PgPoolOptions::new()

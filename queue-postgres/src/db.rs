@@ -26,6 +26,8 @@ pub(crate) struct Db {
     pub(crate) pooler: Pooler,
     pub(crate) sql: Sql,
     pub(crate) hints: Hints,
+    #[cfg(test)]
+    pub(crate) mutation: Option<Arc<crate::mutant_tests::Mutation>>,
 }
 
 impl Db {
@@ -81,6 +83,8 @@ impl Db {
     }
 
     async fn once(&self, text: &Arc<str>, args: Args) -> Result<Vec<PgRow>, sqlx::Error> {
+        #[cfg(test)]
+        let text = &crate::mutant_tests::mutated(self.mutation.as_deref(), text);
         match self.pooler {
             Pooler::None => {
                 let args = args.finish()?;

@@ -11,11 +11,23 @@ pub(crate) fn corrupt(what: impl std::fmt::Display) -> Error {
         .with_store(STORE)
 }
 
+/// What to do about a pooler that the options do not mention.
+pub(crate) const POOLER_HINT: &str =
+    "with a pooler in transaction mode, open the store with `?pooler=transaction`";
+
+/// A prepared statement is missing, or there already: the server connection is not the one that it was.
+fn is_another_clients_statement(state: &str) -> bool {
+    matches!(state, "26000" | "42P05")
+}
+
 /// Trouble with a statement of this operation.
 pub(crate) fn from_sqlx(error: sqlx::Error, operation: &'static str) -> Error {
     let (kind, effect) = (kind_of(&error), effect_of(&error));
     let message = match (&error, kind) {
         (sqlx::Error::Database(reported), _) => match reported.code() {
+            Some(code) if is_another_clients_statement(&code) => {
+                format!("{} (SQLSTATE {code}); {POOLER_HINT}", reported.message())
+            }
             // Only the message: the details of an error quote stored values.
             Some(code) => format!("{} (SQLSTATE {code})", reported.message()),
             None => reported.message().to_owned(),
@@ -62,6 +74,7 @@ fn kind_of_state(state: &str) -> ErrorKind {
         "25006" => ErrorKind::Unavailable,
         // No such database, schema, table or function; no permission.
         "3D000" | "3F000" | "42P01" | "42883" | "42501" => ErrorKind::Config,
+        _ if is_another_clients_statement(state) => ErrorKind::Config,
         _ => match state.get(..2) {
             Some("08" | "53" | "57" | "58") => ErrorKind::Unavailable,
             Some("28") => ErrorKind::Config,
@@ -126,6 +139,8 @@ mod tests {
             ("28P01", ErrorKind::Config),
             ("3D000", ErrorKind::Config),
             ("42P01", ErrorKind::Config),
+            ("26000", ErrorKind::Config),
+            ("42P05", ErrorKind::Config),
             ("54000", ErrorKind::TooLarge),
             ("XX001", ErrorKind::Corrupt),
             ("XX000", ErrorKind::Backend),

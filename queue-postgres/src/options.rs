@@ -13,7 +13,8 @@ pub enum Pooler {
     #[default]
     None,
     /// One that may change the server connection after each transaction, such as PgBouncer in transaction mode:
-    /// nothing is prepared beyond a transaction, and there are no wake-ups.
+    /// nothing is prepared beyond a transaction, and there are no wake-ups unless
+    /// [`PostgresOptions::listen_on`] names a server to hear them from.
     Transaction,
 }
 
@@ -32,7 +33,11 @@ pub struct PostgresOptions {
     pub(crate) max_connections: NonZeroU32,
     pub(crate) acquire_timeout: Duration,
     pub(crate) pooler: Pooler,
+    pub(crate) listen: Option<PgConnectOptions>,
     pub(crate) clock: Clock,
+    /// Flaws, for tests that want to be sure that the suite finds them.
+    #[cfg(test)]
+    pub(crate) mutation: Option<std::sync::Arc<crate::mutant_tests::Mutation>>,
 }
 
 impl fmt::Debug for PostgresOptions {
@@ -58,12 +63,16 @@ impl PostgresOptions {
             max_connections: const { NonZeroU32::new(10).unwrap() },
             acquire_timeout: Duration::from_secs(10),
             pooler: Pooler::None,
+            listen: None,
             clock: Clock::system(),
+            #[cfg(test)]
+            mutation: None,
         }
     }
 
     /// What a URL says: `postgres://user:password@host:port/database`, with the parameters `schema`, `max_connections`,
-    /// `acquire_timeout_ms`, `pooler` (`none` or `transaction`), and those of libpq that the driver knows, such as `sslmode`.
+    /// `acquire_timeout_ms`, `pooler` (`none` or `transaction`), `listen_url` (percent-encoded; see
+    /// [`PostgresOptions::listen_on`]), and those of libpq that the driver knows, such as `sslmode`.
     ///
     /// # Errors
     /// `Config`: another scheme, a malformed URL, an unknown parameter or value. The message never holds the URL,
@@ -78,14 +87,22 @@ impl PostgresOptions {
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
-                "schema" | "max_connections" | "acquire_timeout_ms" | "pooler" => {
+                "schema" | "max_connections" | "acquire_timeout_ms" | "pooler" | "listen_url" => {
                     own.push((name, value))
+                }
+                "sslrootcert" | "sslcert" | "sslkey" => {
+                    let file = percent_decode(value)?;
+                    // The driver would report this as a server that cannot be reached.
+                    if let Err(error) = std::fs::File::open(&file) {
+                        return Err(config(format!("{name}: {file:?} cannot be read: {error}")));
+                    }
+                    driver.push(parameter);
                 }
                 _ if DRIVER.contains(&name) => driver.push(parameter),
                 _ => {
                     return Err(config(format!(
                         "unknown URL parameter {name:?}; known are schema, max_connections, \
-                         acquire_timeout_ms, pooler, {}",
+                         acquire_timeout_ms, pooler, listen_url, {}",
                         DRIVER.join(", ")
                     )));
                 }
@@ -107,6 +124,10 @@ impl PostgresOptions {
             ("pooler", "transaction") => Ok(self.pooler(Pooler::Transaction)),
             ("pooler", _) => {
                 Err(config(format!("pooler is `none` or `transaction`, not {value:?}")))
+            }
+            // Of the other URL only the server counts; whatever is wrong with it, its password is not shown.
+            ("listen_url", _) => {
+                Ok(self.listen_on(PostgresOptions::from_url(&percent_decode(value)?)?.server))
             }
             ("max_connections", _) => match value.parse() {
                 Ok(count) => Ok(self.max_connections(count)),
@@ -151,6 +172,14 @@ impl PostgresOptions {
         self
     }
 
+    /// Hears wake-ups by a connection of its own to this server, past the pooler: the same database as the pooler's.
+    /// Without a pooler, wake-ups are heard anyway.
+    #[must_use]
+    pub fn listen_on(mut self, server: PgConnectOptions) -> Self {
+        self.listen = Some(server);
+        self
+    }
+
     /// Takes "now" from this clock if it is a manual one; otherwise the server's clock decides.
     #[must_use]
     pub fn clock(mut self, clock: Clock) -> Self {
@@ -190,7 +219,8 @@ pub(crate) fn config(message: impl Into<std::borrow::Cow<'static, str>>) -> Erro
 }
 
 fn percent_decode(text: &str) -> Result<String> {
-    let fault = || config(format!("{text:?} is not well percent-encoded UTF-8"));
+    // Not the text: it may be a URL with a password.
+    let fault = || config("a value in the URL is not well percent-encoded UTF-8");
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
     while let Some(byte) = rest.next() {
@@ -215,14 +245,17 @@ mod tests {
     #[test]
     fn a_url_names_server_schema_and_pool() {
         let url = "postgres://ada:s3cret@db.example:6543/app?schema=a%20b&sslmode=disable&max_connections=7\
-                   &pooler=transaction&acquire_timeout_ms=250";
+                   &pooler=transaction&acquire_timeout_ms=250&listen_url=postgres%3A%2F%2Fbob%3Asesame%40direct.example%2Fapp";
         let options = PostgresOptions::from_url(url).unwrap();
         assert_eq!((options.server.get_host(), options.server.get_port()), ("db.example", 6543));
         assert_eq!(options.server.get_database(), Some("app"));
         assert_eq!((options.schema.as_str(), options.max_connections.get()), ("a b", 7));
         assert_eq!(options.pooler, Pooler::Transaction);
         assert_eq!(options.acquire_timeout, Duration::from_millis(250));
-        assert!(!format!("{options:?}").contains("s3cret"));
+        let listen = options.listen.as_ref().unwrap();
+        assert_eq!((listen.get_host(), listen.get_username()), ("direct.example", "bob"));
+        let shown = format!("{options:?}");
+        assert!(!shown.contains("s3cret") && !shown.contains("sesame"), "{shown}");
     }
 
     #[test]
@@ -235,6 +268,9 @@ mod tests {
             ("postgres://x:s3cret@y/z?max_connections=0", "from 1 on"),
             ("postgres://x:s3cret@y/z?acquire_timeout_ms=soon", "milliseconds"),
             ("postgres://x:s3cret@y/z?schema=%f", "percent-encoded"),
+            ("postgres://x@y/z?listen_url=http%3A%2F%2Fs3cret", "begins with \"postgres://\""),
+            ("postgres://x@y/z?listen_url=postgres%3A%2F%2Fx%3As3cret%40y%f", "percent-encoded"),
+            ("postgres://x:s3cret@y/z?sslrootcert=/no/such/file", "cannot be read"),
         ] {
             let error = PostgresOptions::from_url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

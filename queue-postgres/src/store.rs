@@ -44,12 +44,32 @@ impl PostgresStore {
     pub(crate) async fn start(options: PostgresOptions) -> Result<Self> {
         let sql = Sql::new(&options.schema);
         let pool = connect::open(&options, &sql).await?;
-        let hints = match options.pooler {
-            Pooler::None => Hints::start(pool.clone(), sql.notify.clone(), sql.channel()),
-            Pooler::Transaction => Hints::silent(),
+        let direct = match options.pooler {
+            Pooler::None => Some(&options.server),
+            Pooler::Transaction => None,
+        };
+        let hints = match options.listen.as_ref().or(direct) {
+            Some(server) => Hints::start(
+                pool.clone(),
+                options.pooler,
+                sql.notify.clone(),
+                server.clone(),
+                sql.channel(),
+            ),
+            None => Hints::silent(),
         };
         let (clock, pooler) = (options.clock.clone(), options.pooler);
-        let db = Db { pool, clock, pooler, sql, hints };
+        #[cfg(test)]
+        let mutation = options.mutation.clone();
+        let db = Db {
+            pool,
+            clock,
+            pooler,
+            sql,
+            hints,
+            #[cfg(test)]
+            mutation,
+        };
         Ok(PostgresStore(Arc::new(Inner { db, options })))
     }
 
@@ -76,6 +96,49 @@ impl PostgresStore {
             return Ok(Vec::new());
         }
         insert::insert_in(&self.0.db, connection, jobs).await
+    }
+
+    /// Updates jobs as part of the caller's own transaction, on a connection to the store's database. Otherwise as
+    /// [`JobStore::update_jobs`]. One statement.
+    ///
+    /// A handler that completes its job in the transaction of its own writes does them exactly once: both are there if it commits,
+    /// and neither if it does not, whatever became of the handler. Look at the outcome before the commit: a holder
+    /// that was [`Fenced`](Outcome::Fenced) has lost its job to another, and rolls back. Until the end of
+    /// the transaction nobody else can take or change these jobs: other writers of them wait, and the lease
+    /// cannot run out. So keep it short.
+    ///
+    /// ```no_run
+    /// # use queue_core::{Job, JobPatch, JobUpdate, Payload, Transition};
+    /// # use queue_postgres::{PostgresStore, sqlx};
+    /// # async fn example(store: &PostgresStore, job: &Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let mut tx = store.pool().begin().await?;
+    /// sqlx::query("UPDATE account SET balance = balance - 10 WHERE id = 1").execute(&mut *tx).await?;
+    /// let done = JobPatch::transition(Transition::Complete { output: Some(Payload::from_value("paid")?) });
+    /// let outcomes = store.update_in(&mut tx, &[JobUpdate::held(job.id, job.fence, done)]).await?;
+    /// match outcomes[0].is_saved() {
+    ///     true => tx.commit().await?,
+    ///     false => tx.rollback().await?,
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// No wake-up is sent, since the commit is still to come: who waits for a lane that becomes free, or for a job that is
+    /// given back, finds it by polling.
+    ///
+    /// # Errors
+    /// As [`JobStore::update_jobs`]. After an error that the server reported, the transaction can only be rolled back;
+    /// after `Contention`, a rival's commit, try it again as a whole.
+    pub async fn update_in(
+        &self,
+        connection: &mut PgConnection,
+        updates: &[JobUpdate],
+    ) -> Result<Vec<Outcome>> {
+        check_updates(updates)?;
+        if updates.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limit = self.capabilities().max_payload_bytes;
+        update::update_in(&self.0.db, connection, updates, limit).await
     }
 
     /// Tells workers that these jobs may be due: after the commit of a transaction that inserted them by

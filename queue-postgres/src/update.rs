@@ -6,12 +6,13 @@ use queue_core::{
     Ack, CancelRequest, Guard, Held, JobUpdate, Outcome, Progress, Result, State, Transition, Uuid,
     Version, clean_progress, name::clean_message,
 };
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgConnection, PgRow};
 
 use crate::{
     args::Args,
     codec::{self, get, int},
-    db::Db,
+    db::{self, Db},
+    error::from_sqlx,
     insert::due,
 };
 
@@ -183,10 +184,25 @@ pub(crate) async fn update(db: &Db, updates: &[JobUpdate], limit: u64) -> Result
             db.hints.anywhere();
         }
     }
+    outcomes(&rows, updates, limit)
+}
+
+fn outcomes(rows: &[PgRow], updates: &[JobUpdate], limit: u64) -> Result<Vec<Outcome>> {
     rows.iter()
         .zip(updates)
         .map(|(row, update)| verdict(row)?.outcome(update.guard, limit))
         .collect()
+}
+
+/// Makes changes in the caller's transaction.
+pub(crate) async fn update_in(
+    db: &Db,
+    connection: &mut PgConnection,
+    updates: &[JobUpdate],
+    limit: u64,
+) -> Result<Vec<Outcome>> {
+    let rows = db::on(connection, &db.sql.update, args(db.now(), updates, limit)).await;
+    outcomes(&rows.map_err(|error| from_sqlx(error, "update_jobs"))?, updates, limit)
 }
 
 /// Renews leases.

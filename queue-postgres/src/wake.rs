@@ -2,8 +2,12 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use crate::options::Pooler;
 use queue_core::{QueueName, Wakeup};
-use sqlx::{AssertSqlSafe, PgPool, postgres::PgListener};
+use sqlx::{
+    AssertSqlSafe, PgPool,
+    postgres::{PgConnectOptions, PgListener},
+};
 use tokio::{
     sync::{broadcast, mpsc},
     task::JoinHandle,
@@ -28,13 +32,19 @@ impl Hints {
         Hints { send: None, heard: broadcast::channel(1).0, tasks: Vec::new() }
     }
 
-    /// Sends by this statement and listens on this channel.
-    pub(crate) fn start(pool: PgPool, notify: Arc<str>, channel: String) -> Self {
+    /// Sends by this statement and listens on this channel, by a connection to this server.
+    pub(crate) fn start(
+        pool: PgPool,
+        pooler: Pooler,
+        notify: Arc<str>,
+        server: PgConnectOptions,
+        channel: String,
+    ) -> Self {
         let (send, hints) = mpsc::unbounded_channel();
         let (heard, _) = broadcast::channel(BACKLOG);
         let tasks = vec![
-            tokio::spawn(tell(pool.clone(), notify, hints)),
-            tokio::spawn(listen(pool, channel, heard.clone())),
+            tokio::spawn(tell(pool, pooler, notify, hints)),
+            tokio::spawn(listen(server, channel, heard.clone())),
         ];
         Hints { send: Some(send), heard, tasks }
     }
@@ -72,7 +82,12 @@ impl Drop for Hints {
 
 /// Sends what has gathered while the last notification was under way, each queue once: a commit with a
 /// notification takes a lock of the whole database (one per insert cut 16 clients from 7,900 to 3,000 inserts a second).
-async fn tell(pool: PgPool, notify: Arc<str>, mut hints: mpsc::UnboundedReceiver<Hint>) {
+async fn tell(
+    pool: PgPool,
+    pooler: Pooler,
+    notify: Arc<str>,
+    mut hints: mpsc::UnboundedReceiver<Hint>,
+) {
     while let Some(first) = hints.recv().await {
         let mut names = BTreeSet::from([first]);
         while let Ok(more) = hints.try_recv() {
@@ -83,18 +98,35 @@ async fn tell(pool: PgPool, notify: Arc<str>, mut hints: mpsc::UnboundedReceiver
             .into_iter()
             .map(|name| name.map_or_else(String::new, |name| name.to_string()))
             .collect();
-        let told = sqlx::query(AssertSqlSafe(notify.clone())).bind(names).execute(&pool).await;
-        if let Err(error) = told {
+        if let Err(error) = tell_once(&pool, pooler, &notify, names).await {
             // A hint may be lost; workers poll as well.
             tracing::debug!(%error, "a wake-up was not sent");
         }
     }
 }
 
-async fn listen(pool: PgPool, channel: String, heard: broadcast::Sender<Wakeup>) {
+async fn tell_once(
+    pool: &PgPool,
+    pooler: Pooler,
+    notify: &Arc<str>,
+    names: Vec<String>,
+) -> sqlx::Result<()> {
+    let statement = sqlx::query(AssertSqlSafe(notify.clone())).bind(names);
+    match pooler {
+        Pooler::None => statement.execute(pool).await.map(drop),
+        // Parsed and executed on the same server connection.
+        Pooler::Transaction => {
+            let mut tx = pool.begin().await?;
+            statement.persistent(false).execute(&mut *tx).await?;
+            tx.commit().await
+        }
+    }
+}
+
+async fn listen(server: PgConnectOptions, channel: String, heard: broadcast::Sender<Wakeup>) {
     let mut wait = Duration::from_millis(50);
     loop {
-        if let Err(error) = listen_once(&pool, &channel, &heard).await {
+        if let Err(error) = listen_once(&server, &channel, &heard).await {
             tracing::debug!(%error, "the connection for wake-ups failed");
         }
         // Whatever was sent meanwhile was missed.
@@ -105,7 +137,7 @@ async fn listen(pool: PgPool, channel: String, heard: broadcast::Sender<Wakeup>)
 }
 
 async fn listen_once(
-    pool: &PgPool,
+    server: &PgConnectOptions,
     channel: &str,
     heard: &broadcast::Sender<Wakeup>,
 ) -> Result<(), sqlx::Error> {
@@ -114,7 +146,7 @@ async fn listen_once(
         .max_connections(1)
         .max_lifetime(None)
         .idle_timeout(None)
-        .connect_lazy_with(pool.connect_options().as_ref().clone());
+        .connect_lazy_with(server.clone());
     let mut listener = PgListener::connect_with(&beside).await?;
     listener.listen(channel).await?;
     // What was sent before is not heard.

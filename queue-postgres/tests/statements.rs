@@ -10,7 +10,7 @@ use std::{
 use database::Schema;
 use futures::StreamExt;
 use queue_core::{
-    ClaimRequest, EntryKind, Fence, Inserted, Job, JobPatch, JobStore, JobUpdate, LogRead,
+    ClaimRequest, EntryKind, Fence, Guard, Inserted, Job, JobPatch, JobStore, JobUpdate, LogRead,
     NewEntry, NewJob, Outcome, Payload, Queues, Seq, Transition,
 };
 use queue_postgres::{
@@ -122,6 +122,38 @@ async fn an_append_that_waited_for_the_next_claim_is_fenced_and_appends_nothing(
     assert_eq!((read.log_len, read.log.len()), (0, 0));
     assert_eq!(read.fence.count, held.fence.count + 1);
     assert_ne!(read.fence, Fence::new(held.fence.count, held.fence.nonce));
+}
+
+#[tokio::test]
+async fn an_entry_that_was_committed_while_a_claim_was_under_way_is_in_the_log_that_it_answers() {
+    let (schema, store) = open().await;
+    let waiting = job();
+    store.insert(std::slice::from_ref(&waiting)).await.unwrap();
+    // The claim, which has begun and sees the job without a log, waits where it looks for paused queues.
+    schema
+        .run(
+            "ALTER TABLE {s}.record RENAME TO record_behind;
+             CREATE TABLE {s}.gate ();
+             CREATE FUNCTION {s}.gated() RETURNS SETOF {s}.record_behind LANGUAGE plpgsql AS $$ BEGIN
+                 LOCK TABLE {s}.gate IN ACCESS SHARE MODE;
+                 RETURN QUERY SELECT * FROM {s}.record_behind;
+             END $$;
+             CREATE VIEW {s}.record AS SELECT * FROM {s}.gated()",
+        )
+        .await;
+    let mut keeper = schema.connection().await;
+    let close = format!("BEGIN; LOCK TABLE \"{}\".gate IN ACCESS EXCLUSIVE MODE", schema.name);
+    raw_sql(AssertSqlSafe(close)).execute(&mut keeper).await.unwrap();
+    let claimer = store.clone();
+    let claim = tokio::spawn(async move { claimer.claim(&request(1)).await });
+    until_it_waits(&mut schema.connection().await, &schema).await;
+    let entry = NewEntry::new(EntryKind::Line, Payload::null());
+    let append = JobUpdate::new(waiting.id, Guard::None, JobPatch::append([entry.clone()]));
+    assert!(store.update_jobs(&[append]).await.unwrap()[0].is_saved());
+    raw_sql("COMMIT").execute(&mut keeper).await.unwrap();
+    let claimed = claim.await.unwrap().unwrap().jobs.remove(0);
+    assert_eq!(claimed.log_len, 1);
+    assert_eq!(claimed.log.iter().map(|entry| entry.id).collect::<Vec<_>>(), [entry.id]);
 }
 
 #[tokio::test]

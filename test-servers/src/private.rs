@@ -19,6 +19,8 @@ const GIVEN: [&str; 5] = [
 pub struct Private {
     directory: TempDir,
     exported: HashMap<String, String>,
+    /// Whether servers that the environment names are used, and none started in their stead.
+    is_beside: bool,
 }
 
 impl Private {
@@ -27,11 +29,23 @@ impl Private {
     /// # Panics
     /// Where one does not start: with what the script says.
     pub fn start(names: &[&str]) -> Private {
+        Self::start_with(names, false)
+    }
+
+    /// As [`start`](Self::start), before or beside the servers that the environment names: a pooler of one's own.
+    ///
+    /// # Panics
+    /// Where one does not start: with what the script says.
+    pub fn beside(names: &[&str]) -> Private {
+        Self::start_with(names, true)
+    }
+
+    fn start_with(names: &[&str], is_beside: bool) -> Private {
         let directory = tempfile::tempdir().expect("a directory");
         // PostgreSQL may run as another user.
         let everybody = fs::Permissions::from_mode(0o755);
         fs::set_permissions(directory.path(), everybody).expect("a directory of ours");
-        let mut private = Private { directory, exported: HashMap::new() };
+        let mut private = Private { directory, exported: HashMap::new(), is_beside };
         private.script("start", names);
         let exports =
             fs::read_to_string(private.servers().join("env")).expect("what the script wrote");
@@ -49,8 +63,11 @@ impl Private {
     fn script(&self, command: &str, names: &[&str]) {
         let mut script = Command::new(SCRIPT);
         script.arg(command).arg(self.servers()).args(names);
-        for name in GIVEN {
-            script.env_remove(name);
+        let started: Vec<String> =
+            names.iter().map(|name| name.to_uppercase().replace('-', "_")).collect();
+        let is_started = |variable: &str| started.iter().any(|name| variable.contains(name));
+        for variable in GIVEN.iter().filter(|variable| !self.is_beside || is_started(variable)) {
+            script.env_remove(variable);
         }
         let done = script.output().expect("a shell");
         let words = String::from_utf8_lossy(&done.stderr);

@@ -12,12 +12,13 @@ pub const VARIABLE: &str = "QUEUE_POSTGRES_URL";
 
 /// The server for tests.
 pub fn url() -> Result<String> {
-    std::env::var(VARIABLE).map_err(|_| {
-        Error::new(
-            ErrorKind::Config,
-            format!("{VARIABLE} is not set; run ./scripts/test, or set it to a PostgreSQL where schemas may be made"),
-        )
-    })
+    test_servers::find(VARIABLE).map_err(|missing| Error::new(ErrorKind::Config, missing))
+}
+
+/// A URL with further parameters: `a=b&c=d`.
+pub fn with_parameters(url: &str, parameters: &str) -> String {
+    let separator = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{separator}{parameters}")
 }
 
 /// A schema that is dropped with the value.
@@ -28,11 +29,22 @@ pub struct Schema {
 
 impl Schema {
     pub fn new() -> Result<Self> {
-        Ok(Schema { name: format!("test_{}", Uuid::now_v7().simple()), url: url()? })
+        Ok(Self::on(url()?))
+    }
+
+    /// On this server.
+    pub fn on(url: String) -> Self {
+        Schema { name: format!("test_{}", Uuid::now_v7().simple()), url }
     }
 
     pub fn options(&self) -> Result<PostgresOptions> {
         Ok(PostgresOptions::from_url(&self.url)?.schema(&self.name))
+    }
+
+    /// With further parameters of the URL: `a=b&c=d`.
+    pub fn options_with(&self, parameters: &str) -> Result<PostgresOptions> {
+        let url = with_parameters(&self.url, parameters);
+        Ok(PostgresOptions::from_url(&url)?.schema(&self.name))
     }
 
     pub async fn connection(&self) -> PgConnection {
