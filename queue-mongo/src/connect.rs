@@ -18,7 +18,7 @@ use crate::{
     claim::{Last, Seen},
     clock::{ServerClock, is_replica_set},
     codec::{self, Read as _},
-    error::{Call, STORE, from_driver},
+    error::{Call, STORE, from_driver, naming},
     options::config,
 };
 
@@ -28,6 +28,9 @@ const VERSION: i64 = 1;
 pub(crate) const MAX_JOB_BYTES: u64 = (16 * 1024 - 256) * 1024;
 /// The largest payload. Several of them and the rest of a job fit into a document.
 pub(crate) const MAX_PAYLOAD_BYTES: u64 = 4 * 1024 * 1024;
+/// The driver takes no shorter one; a longer one than its own would help nobody.
+const MIN_HEARTBEAT: std::time::Duration = std::time::Duration::from_millis(500);
+const MAX_HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(10);
 /// How far two measurements of the server's clock may lie apart.
 const SLACK: std::time::Duration = std::time::Duration::from_millis(50);
 
@@ -46,13 +49,20 @@ pub(crate) struct Db {
     pub(crate) fresh_records: Collection<Document>,
     pub(crate) clock: ServerClock,
     pub(crate) capabilities: Capabilities,
+    /// Whether the deployment has transactions: a replica set, or shards.
+    pub(crate) transactions: bool,
+    /// Commands that were sent.
     pub(crate) commands: Arc<AtomicU64>,
     pub(crate) seen: Seen,
     /// When this process last looked for lanes that lost their mark.
     pub(crate) repaired: Last,
+    /// Commands that may have changed something and were answered.
+    pub(crate) writes: Arc<AtomicU64>,
     pub(crate) stop_after: Option<StopAfter>,
 }
 
+/// The commands that change something.
+const WRITES: [&str; 4] = ["insert", "update", "findAndModify", "delete"];
 pub(crate) const JOBS: &str = "jobs";
 pub(crate) const RECORDS: &str = "records";
 const SCHEDULES: &str = "schedules";
@@ -65,16 +75,22 @@ pub(crate) fn durable() -> WriteConcern {
 /// Opens the database that the options name.
 pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
     let mut driver = options.parse().await?;
-    let commands = Arc::new(AtomicU64::new(0));
-    let counter = commands.clone();
-    driver.command_event_handler = Some(EventHandler::callback(move |event| {
-        if matches!(event, CommandEvent::Started(_)) {
-            counter.fetch_add(1, Ordering::Relaxed);
+    let (commands, writes) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default());
+    let (sent, written) = (commands.clone(), writes.clone());
+    driver.command_event_handler = Some(EventHandler::callback(move |event| match event {
+        CommandEvent::Started(_) => drop(sent.fetch_add(1, Ordering::Relaxed)),
+        CommandEvent::Succeeded(event) if WRITES.contains(&event.command_name.as_str()) => {
+            written.fetch_add(1, Ordering::Relaxed);
         }
+        _ => {}
     }));
     driver.server_selection_timeout.get_or_insert(options.timeout);
+    // A server that hangs is found out by the driver's monitor, which asks so often and waits so long.
+    driver.connect_timeout.get_or_insert(options.timeout);
+    driver.heartbeat_freq.get_or_insert(options.timeout.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT));
     driver.write_concern = Some(durable());
     driver.app_name.get_or_insert_with(|| "queue".to_owned());
+    let user = driver.credential.as_ref().and_then(|credential| credential.username.clone());
     let name = options.database.clone().or_else(|| driver.default_database.clone());
     let client = Client::with_options(driver).map_err(|error| from_driver(Call::Read, error))?;
     let database = client.database(name.as_deref().unwrap_or("queue"));
@@ -93,7 +109,8 @@ pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
     let hello = database
         .run_command(doc! { "hello": 1 })
         .await
-        .map_err(|error| from_driver(Call::Read, error).with_operation("open"))?;
+        .map_err(|error| naming(user.as_deref(), from_driver(Call::Read, error)))
+        .map_err(|error| error.with_operation("open"))?;
     let mut capabilities = Capabilities::new(Reach::Network);
     capabilities.durable = true;
     capabilities.schedule_slack = SLACK;
@@ -110,14 +127,16 @@ pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
         fresh_records: open(RECORDS, ReadConcern::local()),
         clock: ServerClock::new(options.clock),
         capabilities,
+        transactions: is_replica_set(&hello) || hello.text("msg").is_ok_and(|it| it == "isdbgrid"),
         commands,
         seen: Seen::default(),
         repaired: Last::default(),
+        writes,
         stop_after: options.stop_after,
         database,
         client,
     };
-    migrate(&db).await.map_err(|error| error.with_operation("open"))?;
+    migrate(&db).await.map_err(|error| naming(user.as_deref(), error).with_operation("open"))?;
     Ok(db)
 }
 
@@ -142,15 +161,15 @@ async fn migrate(db: &Db) -> Result<()> {
         return Ok(());
     }
     let failed = |error| from_driver(Call::Write, error);
+    let create = async |name: &str| match db.database.create_collection(name).await {
+        // Another process was faster.
+        Err(error) if crate::error::code_of(&error) == Some(48) => Ok(()),
+        created => created,
+    };
     let indexes = doc! { "createIndexes": JOBS, "indexes": indexes() };
-    db.database.run_command(indexes).await.map_err(failed)?;
-    for name in [RECORDS, SCHEDULES] {
-        match db.database.create_collection(name).await {
-            // Another process was faster.
-            Err(error) if crate::error::code_of(&error) == Some(48) => {}
-            created => created.map_err(failed)?,
-        }
-    }
+    let index = async { db.database.run_command(indexes).await.map(drop) };
+    // Each waits for the disk.
+    futures::try_join!(index, create(RECORDS), create(SCHEDULES)).map_err(failed)?;
     schema
         .update_one(doc! { "_id": "version" }, doc! { "$max": { "version": VERSION } })
         .upsert(true)

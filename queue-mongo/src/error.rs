@@ -8,14 +8,23 @@ pub(crate) const STORE: &str = "mongo";
 
 /// A document would be larger than the server takes: as an insert, and as an update.
 pub(crate) const TOO_LARGE: [i32; 3] = [10334, 17419, 17420];
+/// The user has no right to do this.
+const UNAUTHORIZED: i32 = 13;
 /// A unique index already has the key.
 pub(crate) const DUPLICATE: i32 = 11000;
 /// Two writers met in one document; the server gave one of them up.
 const WRITE_CONFLICT: i32 = 112;
 /// The primary steps down, starts or stops: this call was refused before it did anything.
 const NOT_PRIMARY: [i32; 4] = [10107, 13435, 10058, 13436];
-/// A node went away while the call ran.
-const INTERRUPTED: [i32; 7] = [11600, 11602, 91, 189, 6, 7, 89];
+/// A node went away while the call ran, or an operator ended the call.
+const INTERRUPTED: [i32; 11] = [11600, 11601, 11602, 91, 134, 189, 237, 6, 7, 89, 9001];
+/// The server did not understand or does not have what was asked for, and did nothing.
+const REFUSED: [i32; 8] = [2, 9, 14, 20, 40, 59, 72, 73];
+/// The transaction that the call is a part of is over.
+const TRANSACTION_GONE: [i32; 3] = [225, 246, 251];
+/// What begins the message when the server does not know the user, or does not let it do this.
+const NOT_LET_IN: &str = "not let in";
+const NOT_PERMITTED: &str = "not permitted";
 
 /// The stored data does not have the shape in which this crate writes it.
 pub(crate) fn corrupt(what: impl std::fmt::Display) -> Error {
@@ -61,10 +70,34 @@ pub(crate) fn from_driver(call: Call, error: Driver) -> Error {
     };
     let message = match error.kind.as_ref() {
         // What the server answers to a wrong password names the user, not the password.
-        DriverKind::Authentication { message, .. } => format!("not let in: {message}"),
-        _ => error.to_string(),
+        DriverKind::Authentication { message, .. } => format!("{NOT_LET_IN}: {message}"),
+        DriverKind::Command(command) if command.code == UNAUTHORIZED => {
+            format!("{NOT_PERMITTED}: {}", command.message)
+        }
+        // A server whose certificate is refused counts as one that does not answer.
+        DriverKind::ServerSelection { message, .. } if is_untrusted(message) => {
+            format!("the server's certificate is not trusted; see tlsCAFile: {message}")
+        }
+        kind => kind.to_string(),
     };
     Error::new(kind, message).with_effect(effect).with_store(STORE)
+}
+
+/// Says who was refused.
+pub(crate) fn naming(user: Option<&str>, error: Error) -> Error {
+    let is_refusal = [NOT_LET_IN, NOT_PERMITTED].iter().any(|w| error.message().starts_with(w));
+    match user {
+        Some(user) if error.kind() == ErrorKind::Config && is_refusal => {
+            let message = format!("the user {user:?} is {}", error.message());
+            Error::new(ErrorKind::Config, message).with_store(STORE)
+        }
+        _ => error,
+    }
+}
+
+/// The driver has no kind of its own for a refused certificate: it repeats what the TLS library said of each server.
+fn is_untrusted(message: &str) -> bool {
+    message.contains("invalid peer certificate")
 }
 
 /// The kind of trouble, and whether it is certain that nothing was changed.
@@ -74,6 +107,9 @@ fn kind_of(error: &Driver) -> (ErrorKind, bool) {
             (ErrorKind::Config, true)
         }
         DriverKind::Authentication { .. } => (ErrorKind::Config, true),
+        DriverKind::ServerSelection { message, .. } if is_untrusted(message) => {
+            (ErrorKind::Config, true)
+        }
         DriverKind::DnsResolve { .. } | DriverKind::ServerSelection { .. } => {
             (ErrorKind::Unavailable, true)
         }
@@ -98,13 +134,16 @@ pub(crate) fn of_code(code: i32) -> (ErrorKind, bool) {
         code if NOT_PRIMARY.contains(&code) => (ErrorKind::Unavailable, true),
         code if INTERRUPTED.contains(&code) => (ErrorKind::Unavailable, false),
         WRITE_CONFLICT => (ErrorKind::Contention, true),
+        code if TRANSACTION_GONE.contains(&code) => (ErrorKind::Contention, true),
         DUPLICATE => (ErrorKind::Contention, true),
         code if TOO_LARGE.contains(&code) => (ErrorKind::TooLarge, true),
         // MaxTimeMSExpired, LockTimeout, ExceededTimeLimit
         50 | 24 | 262 => (ErrorKind::Timeout, false),
-        // Unauthorized, AuthenticationFailed
-        13 | 18 => (ErrorKind::Config, true),
-        _ => (ErrorKind::Backend, true),
+        // AuthenticationFailed
+        UNAUTHORIZED | 18 => (ErrorKind::Config, true),
+        code if REFUSED.contains(&code) => (ErrorKind::Backend, true),
+        // A command of many statements may have come half way.
+        _ => (ErrorKind::Backend, false),
     }
 }
 
@@ -143,6 +182,18 @@ mod tests {
         assert_eq!(of_code(10334).0, ErrorKind::TooLarge);
         assert_eq!(of_code(50).0, ErrorKind::Timeout);
         assert_eq!(of_code(2), (ErrorKind::Backend, true));
+        assert_eq!(of_code(11601), (ErrorKind::Unavailable, false));
+        assert_eq!(of_code(14031), (ErrorKind::Backend, false), "no room on the disk, half way");
+        assert_eq!(of_code(251), (ErrorKind::Contention, true));
+    }
+
+    #[test]
+    fn only_a_refusal_names_the_user() {
+        let refused = Error::new(ErrorKind::Config, "not permitted: to write");
+        let named = naming(Some("ada"), refused);
+        assert_eq!(named.message(), "the user \"ada\" is not permitted: to write");
+        let other = naming(Some("ada"), Error::new(ErrorKind::Config, "a newer schema"));
+        assert_eq!(other.message(), "a newer schema");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use mongodb::options::ClientOptions;
 use queue_core::{Clock, Error, ErrorKind, Result};
@@ -29,7 +29,7 @@ pub enum StopAfter {
 }
 
 /// How to open a [`MongoStore`].
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MongoOptions {
     pub(crate) url: String,
     pub(crate) database: Option<String>,
@@ -37,6 +37,18 @@ pub struct MongoOptions {
     pub(crate) wake: Wake,
     pub(crate) timeout: Duration,
     pub(crate) stop_after: Option<StopAfter>,
+}
+
+/// The URL is left out: there may be a password in it.
+impl fmt::Debug for MongoOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoOptions")
+            .field("database", &self.database)
+            .field("clock", &self.clock)
+            .field("wake", &self.wake)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }
 
 impl MongoOptions {
@@ -103,8 +115,9 @@ impl MongoOptions {
         self
     }
 
-    /// Gives up after so long when no server can be reached; 10 seconds unless it is said. A
-    /// `serverSelectionTimeoutMS` in the URL goes before.
+    /// Gives up after so long when no server can be reached, and after about twice as long on one that took a command and
+    /// hangs; 10 seconds unless it is said. `serverSelectionTimeoutMS`, `connectTimeoutMS` and `heartbeatFrequencyMS` in
+    /// the URL go before.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;

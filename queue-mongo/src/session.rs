@@ -1,4 +1,4 @@
-//! Inserting jobs within the caller's own transaction.
+//! Inserting and finishing jobs within the caller's own transaction.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,15 +6,94 @@ use mongodb::{
     ClientSession,
     bson::{Bson, Document, doc},
 };
-use queue_core::{Inserted, JobId, NewJob, Result, Row, spec::superseded_by};
+use queue_core::{
+    Error, ErrorKind, Inserted, JobId, JobUpdate, NewJob, Outcome, Result, Row, spec::superseded_by,
+};
 
 use crate::{
+    batch::Statement,
     cas,
     change::Change,
     codec::{self, Stored},
-    connect::Db,
-    error::{Call, from_driver},
+    connect::{Db, JOBS},
+    error::{Call, contention, from_driver},
+    intent,
+    update::{Decided, decide},
 };
+
+/// A session of a server without transactions would make each write by itself.
+fn check_transactions(db: &Db) -> Result<()> {
+    match db.transactions {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::Unsupported,
+            "this server has no transactions; they need a replica set (one node is enough)",
+        )),
+    }
+}
+
+/// Makes changes, each judged on the job as the transaction sees it. No intents and no batches: a write that meets
+/// another's aborts the transaction.
+pub(crate) async fn update_in(
+    db: &Db,
+    session: &mut ClientSession,
+    updates: &[JobUpdate],
+) -> Result<Vec<Outcome>> {
+    check_transactions(db)?;
+    let now = db.now().await?;
+    let failed = |error| from_driver(Call::Write, error);
+    let ids: Vec<Bson> = updates.iter().map(|update| codec::job_id(&update.id)).collect();
+    let found = find(db, session, doc! { "_id": { "$in": ids } }).await?;
+    let found: HashMap<JobId, Stored> =
+        found.into_iter().map(|stored| (stored.row.id, stored)).collect();
+    // Without concerns of its own: they are the transaction's.
+    let jobs = db.database.collection::<Document>(JOBS);
+    let mut outcomes = Vec::with_capacity(updates.len());
+    for update in updates {
+        let Some(stored) = found.get(&update.id) else {
+            outcomes.push(Outcome::Missing);
+            continue;
+        };
+        let (ack, changed) = match decide(update, stored, now) {
+            Decided::Answer(outcome) => {
+                outcomes.push(outcome);
+                continue;
+            }
+            Decided::Write(ack, Statement { filter, update, .. }) => {
+                let done = jobs.update_one(filter, update).session(&mut *session).await;
+                (ack, done.map_err(failed)?.matched_count)
+            }
+            Decided::Drop(ack) => {
+                if let Some(source) = &stored.source {
+                    // Harmless if the transaction comes to nothing: the job is there.
+                    let made = doc! { "_id": codec::job_id(&update.id), "source": source };
+                    intent::settle_before_delete(db, &[made]).await?;
+                }
+                let gone = jobs.delete_one(cas::unmoved(stored)).session(&mut *session).await;
+                (ack, gone.map_err(failed)?.deleted_count)
+            }
+        };
+        if changed == 0 {
+            return Err(contention());
+        }
+        outcomes.push(Outcome::Applied(ack));
+    }
+    Ok(outcomes)
+}
+
+/// Reads jobs narrowly, as the transaction sees them.
+async fn find(db: &Db, session: &mut ClientSession, wanted: Document) -> Result<Vec<Stored>> {
+    let failed = |error| from_driver(Call::Read, error);
+    // The collection's own read concern would be refused: it is the transaction's.
+    let jobs = db.database.collection::<Document>(JOBS);
+    let found = jobs.find(wanted).projection(codec::narrow()).session(&mut *session).await;
+    let mut found = found.map_err(failed)?;
+    let mut jobs = Vec::new();
+    while let Some(document) = found.next(&mut *session).await {
+        jobs.push(codec::read(&document.map_err(failed)?, 0)?);
+    }
+    Ok(jobs)
+}
 
 /// Who holds a key: a job of the database, or one of this call.
 enum Holder {
@@ -28,6 +107,7 @@ pub(crate) async fn insert_in(
     session: &mut ClientSession,
     jobs: &[NewJob],
 ) -> Result<Vec<Inserted>> {
+    check_transactions(db)?;
     let now = db.now().await?;
     let failed = |error| from_driver(Call::Write, error);
     let (mut known, mut holders) = look(db, session, jobs).await?;
@@ -77,7 +157,7 @@ pub(crate) async fn insert_in(
         let update = Change::between(&stored.row, &after).into_update();
         let done = db.jobs.update_one(cas::unmoved(&stored), update).session(&mut *session);
         if done.await.map_err(failed)?.matched_count == 0 {
-            return Err(crate::error::contention());
+            return Err(contention());
         }
     }
     if !rows.is_empty() {
@@ -93,22 +173,12 @@ async fn look(
     session: &mut ClientSession,
     jobs: &[NewJob],
 ) -> Result<(HashSet<JobId>, HashMap<String, Holder>)> {
-    let failed = |error| from_driver(Call::Read, error);
     let ids: Vec<Bson> = jobs.iter().map(|job| codec::job_id(&job.id)).collect();
     let keys = jobs.iter().filter_map(|job| job.unique.as_ref());
     let keys: Vec<&str> = keys.map(|unique| unique.key.as_str()).collect();
     let wanted = doc! { "$or": [{ "_id": { "$in": ids } }, { "held_key": { "$in": keys } }] };
-    // The collection's own read concern would be refused: it is the transaction's.
-    let jobs = db.database.collection::<Document>(crate::connect::JOBS);
-    let mut found = jobs
-        .find(wanted)
-        .projection(codec::narrow())
-        .session(&mut *session)
-        .await
-        .map_err(failed)?;
     let (mut known, mut holders) = (HashSet::new(), HashMap::new());
-    while let Some(document) = found.next(&mut *session).await {
-        let stored = codec::read(&document.map_err(failed)?, 0)?;
+    for stored in find(db, session, wanted).await? {
         known.insert(stored.row.id);
         let unique = stored.row.control.unique.clone().filter(|_| stored.row.control.holds_key());
         if let Some(unique) = unique {

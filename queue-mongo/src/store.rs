@@ -11,10 +11,10 @@ use futures::{
 };
 use mongodb::{Client, ClientSession, Database};
 use queue_core::{
-    BulkChange, BulkOutcome, ClaimRequest, Claimed, Fire, Fired, Held, Inserted, Job, JobFilter,
-    JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page, Reaped, Record, Result,
-    ScheduleStat, StoreInfo, StoreRegistry, Tally, Timestamp, Version, Wakeup, async_trait,
-    check_held, check_prefix, check_updates,
+    BulkChange, BulkOutcome, ClaimRequest, Claimed, Effect, Fire, Fired, Held, Inserted, Job,
+    JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page, Reaped,
+    Record, Result, ScheduleStat, StoreInfo, StoreRegistry, Tally, Timestamp, Version, Wakeup,
+    async_trait, check_held, check_prefix, check_updates,
 };
 
 use crate::{
@@ -71,7 +71,8 @@ impl MongoStore {
     /// transaction inserts at the same time, or its key, makes the server abort this one: begin it again.
     ///
     /// # Errors
-    /// As [`JobStore::insert`]; `Contention` where the transaction was aborted.
+    /// As [`JobStore::insert`]; `Contention` where the transaction was aborted; `Unsupported` on a server without
+    /// transactions.
     pub async fn insert_in(
         &self,
         session: &mut ClientSession,
@@ -83,6 +84,62 @@ impl MongoStore {
         }
         named("insert", session::insert_in(&self.0, session, jobs).await)
     }
+
+    /// Changes jobs as part of the caller's own transaction, so that a handler can complete its job in the very
+    /// transaction of its own writes: both are there, or neither. Outcomes are positional, as those of
+    /// [`JobStore::update_jobs`], and hold if and only if the transaction commits. One trip, and one more for each change.
+    ///
+    /// A holder that has lost its job is told so by [`Outcome::Fenced`]; it is for the caller to abort then. Where
+    /// another writer of the job (its own heartbeat, an append) comes between the transaction's first read and this
+    /// call, the server aborts the transaction: begin it again. Afterwards other writers of the job wait until it ends.
+    ///
+    /// ```no_run
+    /// # use queue_core::{Job, JobPatch, JobUpdate, Outcome, Transition};
+    /// # use queue_mongo::{MongoStore, mongodb::{self, bson::doc}};
+    /// # async fn charge(store: &MongoStore, job: &Job) -> Result<(), Box<dyn std::error::Error>> {
+    /// let invoices = store.database().collection::<mongodb::bson::Document>("invoices");
+    /// let mut session = store.client().start_session().await?;
+    /// session.start_transaction().await?;
+    /// invoices.insert_one(doc! { "paid": true }).session(&mut session).await?;
+    /// let done = JobPatch::transition(Transition::Complete { output: None });
+    /// let outcomes =
+    ///     store.update_in(&mut session, &[JobUpdate::held(job.id, job.fence, done)]).await?;
+    /// match outcomes[0] {
+    ///     Outcome::Applied(_) => session.commit_transaction().await?,
+    ///     // The job is somebody else's by now, and the invoice with it.
+    ///     _ => session.abort_transaction().await?,
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`JobStore::update_jobs`]; `Contention` where the transaction was aborted; `Unsupported` on a server without
+    /// transactions. After an error the transaction is of no more use.
+    pub async fn update_in(
+        &self,
+        session: &mut ClientSession,
+        updates: &[JobUpdate],
+    ) -> Result<Vec<Outcome>> {
+        check_updates(updates)?;
+        if updates.is_empty() {
+            return Ok(Vec::new());
+        }
+        named("update_jobs", session::update_in(&self.0, session, updates).await)
+    }
+}
+
+/// Names the operation that failed. One that ends in a read had an effect all the same if a write of it was answered
+/// before; a write of another operation that was under way is taken for its own, which is the safe side.
+async fn writing<T>(
+    db: &Db,
+    operation: &'static str,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let before = db.writes.load(Ordering::Relaxed);
+    let result = call.await;
+    let unmoved = db.writes.load(Ordering::Relaxed) == before;
+    named(operation, result.map_err(|e| if unmoved { e } else { e.with_effect(Effect::Unknown) }))
 }
 
 /// Names the operation that failed.
@@ -106,12 +163,12 @@ impl JobStore for MongoStore {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
-        named("insert", insert::insert(&self.0, jobs).await)
+        writing(&self.0, "insert", insert::insert(&self.0, jobs)).await
     }
 
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed> {
         request.check()?;
-        named("claim", claim::claim(&self.0, request).await)
+        writing(&self.0, "claim", claim::claim(&self.0, request)).await
     }
 
     async fn update_jobs(&self, updates: &[JobUpdate]) -> Result<Vec<Outcome>> {
@@ -119,7 +176,7 @@ impl JobStore for MongoStore {
         if updates.is_empty() {
             return Ok(Vec::new());
         }
-        named("update_jobs", update::update(&self.0, updates).await)
+        writing(&self.0, "update_jobs", update::update(&self.0, updates)).await
     }
 
     async fn update_and_claim(
@@ -129,7 +186,10 @@ impl JobStore for MongoStore {
     ) -> Result<(Vec<Outcome>, Claimed)> {
         request.check()?;
         let outcomes = self.update_jobs(updates).await?;
-        Ok((outcomes, self.claim(request).await?))
+        let claimed = self.claim(request).await;
+        // The updates are made.
+        let unknown = |error: queue_core::Error| error.with_effect(Effect::Unknown);
+        Ok((outcomes, claimed.map_err(|e| if updates.is_empty() { e } else { unknown(e) })?))
     }
 
     async fn heartbeat(&self, held: &[Held], lease: Duration) -> Result<Vec<Outcome>> {
@@ -137,21 +197,21 @@ impl JobStore for MongoStore {
         if held.is_empty() {
             return Ok(Vec::new());
         }
-        named("heartbeat", update::heartbeat(&self.0, held, lease).await)
+        writing(&self.0, "heartbeat", update::heartbeat(&self.0, held, lease)).await
     }
 
     async fn reap(&self, limit: NonZeroU32) -> Result<Vec<Reaped>> {
-        named("reap", bulk::reap(&self.0, limit).await)
+        writing(&self.0, "reap", bulk::reap(&self.0, limit)).await
     }
 
     async fn update_where(&self, filter: &JobFilter, change: &BulkChange) -> Result<BulkOutcome> {
         filter.check()?;
-        named("update_where", bulk::update_where(&self.0, filter, change).await)
+        writing(&self.0, "update_where", bulk::update_where(&self.0, filter, change)).await
     }
 
     async fn delete(&self, filter: &JobFilter, limit: NonZeroU32) -> Result<u64> {
         filter.check()?;
-        named("delete", bulk::delete(&self.0, filter, limit).await)
+        writing(&self.0, "delete", bulk::delete(&self.0, filter, limit)).await
     }
 
     async fn get(&self, ids: &[JobId], log: LogRead) -> Result<Vec<Option<Job>>> {
@@ -176,7 +236,7 @@ impl JobStore for MongoStore {
         if let Some(job) = &fire.job {
             self.0.capabilities.check_new(std::slice::from_ref(job))?;
         }
-        named("fire", schedule::fire(&self.0, fire).await)
+        writing(&self.0, "fire", schedule::fire(&self.0, fire)).await
     }
 
     async fn schedules(&self) -> Result<Vec<ScheduleStat>> {
@@ -190,7 +250,7 @@ impl JobStore for MongoStore {
 
     async fn put_record(&self, record: &Record, expect: Option<Version>) -> Result<Outcome> {
         self.0.capabilities.check_record(record)?;
-        named("put_record", schedule::put_record(&self.0, record, expect).await)
+        writing(&self.0, "put_record", schedule::put_record(&self.0, record, expect)).await
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {

@@ -259,13 +259,13 @@ async fn careful(
 }
 
 /// What is to be done about an update of a job that was read.
-enum Decided {
+pub(crate) enum Decided {
     Answer(Outcome),
     Write(Ack, Statement),
     Drop(Ack),
 }
 
-fn decide(update: &JobUpdate, stored: &Stored, now: Timestamp) -> Decided {
+pub(crate) fn decide(update: &JobUpdate, stored: &Stored, now: Timestamp) -> Decided {
     let JobUpdate { guard, patch, .. } = update;
     let kind = patch.transition.as_ref().map(Transition::kind);
     let cancel = match stored.row.control.judge(*guard, kind) {

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use conformance_tests::Suite;
 use server::Server;
 
 mod harness;
 mod server;
 
 fn main() -> ExitCode {
-    Suite::new(harness::Mongo(Server::Standalone)).run()
+    harness::run(Server::Standalone)
 }

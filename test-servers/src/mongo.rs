@@ -15,7 +15,17 @@ impl Database {
     /// # Panics
     /// Without a server.
     pub fn on(variable: &str) -> Self {
-        Database { server: server(variable), name: unique_name() }
+        Self::at(server(variable))
+    }
+
+    /// On the server with this URL.
+    pub fn at(server: String) -> Self {
+        Database { server, name: unique_name() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its URL.

@@ -90,6 +90,17 @@ impl Private {
         self.script("halt", &[name]);
     }
 
+    /// Sends a signal to a MongoDB server: `STOP` makes it hang, `CONT` ends that.
+    ///
+    /// # Panics
+    /// Where there is no such process.
+    pub fn signal(&self, name: &str, signal: &str) {
+        let file = self.servers().join(format!("{name}.pid"));
+        let pid = fs::read_to_string(file).expect("a server that runs");
+        let sent = Command::new("kill").args(["-s", signal, pid.trim()]).status();
+        assert!(sent.expect("a shell").success(), "kill -s {signal}");
+    }
+
     /// Starts it again, with its data and on its port.
     ///
     /// # Panics

@@ -1,24 +1,32 @@
 //! How the suite opens a store.
 
-use std::sync::Arc;
+use std::{process::ExitCode, sync::Arc};
 
-use conformance_tests::{Fixture, Harness, async_trait};
+use conformance_tests::{Fixture, Harness, Suite, async_trait, processes};
 use queue_core::{Clock, JobStore, Result};
+use queue_mongo::MongoOptions;
 
 use crate::server::Server;
 
-pub struct Mongo(pub Server);
+struct Mongo(Server);
 
 #[async_trait]
 impl Harness for Mongo {
     async fn fresh(&self, clock: &Clock) -> Result<Fixture> {
         let scratch = self.0.scratch()?;
-        let options = scratch.options(clock)?;
-        let store = options.clone().open().await?;
-        let sibling = move || {
-            let open = options.clone().open();
-            Box::pin(async move { Ok(Arc::new(open.await?) as Arc<dyn JobStore>) }) as _
-        };
-        Ok(Fixture::new(Arc::new(store)).clocked().with_sibling(sibling).with_guard(scratch))
+        let place = scratch.name.clone();
+        let store = open(self.0, place.clone(), clock.clone()).await?;
+        Ok(Fixture::new(store).clocked().with_processes(place, clock).with_guard(scratch))
     }
+}
+
+async fn open(server: Server, database: String, clock: Clock) -> Result<Arc<dyn JobStore>> {
+    let options = MongoOptions::from_url(&server.url()?)?.database(database);
+    Ok(Arc::new(options.clock(clock).open().await?))
+}
+
+/// The suite, for several processes.
+pub fn run(server: Server) -> ExitCode {
+    let open = |database, clock| open(server, database, clock);
+    processes::serve(open).unwrap_or_else(|| Suite::new(Mongo(server)).run())
 }
