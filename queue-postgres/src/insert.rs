@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use queue_core::{Inserted, JobId, Keep, NewJob, OnConflict, Result, Timestamp, Uuid, When};
+use queue_core::{
+    Inserted, JobId, Keep, NewJob, OnConflict, QueueName, Result, Timestamp, Uuid, When,
+};
 use sqlx::postgres::{PgConnection, PgRow};
 
 use crate::{
@@ -85,19 +87,27 @@ fn answer(rows: &[PgRow], jobs: &[NewJob]) -> Result<Vec<Inserted>> {
 /// Inserts jobs.
 pub(crate) async fn insert(db: &Db, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     let text = if has_keys(jobs) { &db.sql.enqueue } else { &db.sql.insert };
-    let rows = db.rows("insert", text, || args(db.now(), jobs)).await?;
+    let turn = db.hints.turn();
+    let told: Vec<String> = match turn {
+        Some(_) => queues(jobs.iter()).into_iter().map(ToString::to_string).collect(),
+        None => Vec::new(),
+    };
+    let rows = db.rows("insert", text, || args(db.now(), jobs).with(told.clone())).await?;
     let inserted = answer(&rows, jobs)?;
-    announce(
-        db,
-        jobs.iter().zip(&inserted).filter(|(_, inserted)| inserted.is_new()).map(|(job, _)| job),
-    );
+    if turn.is_none() {
+        let new = jobs.iter().zip(&inserted).filter(|(_, inserted)| inserted.is_new());
+        announce(db, new.map(|(job, _)| job));
+    }
     Ok(inserted)
+}
+
+fn queues<'a>(jobs: impl Iterator<Item = &'a NewJob>) -> BTreeSet<&'a QueueName> {
+    jobs.map(|job| &job.queue).collect()
 }
 
 /// Tells workers that these jobs may be due, each queue once.
 pub(crate) fn announce<'a>(db: &Db, jobs: impl Iterator<Item = &'a NewJob>) {
-    let queues: BTreeSet<_> = jobs.map(|job| &job.queue).collect();
-    queues.into_iter().for_each(|queue| db.hints.queue(queue.clone()));
+    queues(jobs).into_iter().for_each(|queue| db.hints.queue(queue.clone()));
 }
 
 /// Inserts jobs in the caller's transaction.
@@ -107,6 +117,8 @@ pub(crate) async fn insert_in(
     jobs: &[NewJob],
 ) -> Result<Vec<Inserted>> {
     let text = if has_keys(jobs) { &db.sql.enqueue } else { &db.sql.insert };
-    let rows = db::on(connection, text, args(db.now(), jobs)).await;
+    // Told within the caller's transaction, its commit would wait for those of all others.
+    let told = Vec::<String>::new();
+    let rows = db::on(connection, text, args(db.now(), jobs).with(told)).await;
     answer(&rows.map_err(|error| from_sqlx(error, "insert"))?, jobs)
 }

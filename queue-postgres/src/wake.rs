@@ -1,4 +1,5 @@
-//! Wake-ups: hints that are gathered and sent beside the calls that cause them, and heard on one connection.
+//! Wake-ups: hints that go with an insert, or are gathered and sent beside the calls that cause them, and heard on one
+//! connection.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -9,7 +10,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgListener},
 };
 use tokio::{
-    sync::{broadcast, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc},
     task::JoinHandle,
 };
 
@@ -23,13 +24,16 @@ type Hint = Option<QueueName>;
 pub(crate) struct Hints {
     send: Option<mpsc::UnboundedSender<Hint>>,
     heard: broadcast::Sender<Wakeup>,
+    /// Whose commit may notify.
+    turn: Arc<Semaphore>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Hints {
     /// No wake-ups.
     pub(crate) fn silent() -> Self {
-        Hints { send: None, heard: broadcast::channel(1).0, tasks: Vec::new() }
+        let heard = broadcast::channel(1).0;
+        Hints { send: None, heard, turn: Arc::new(Semaphore::new(0)), tasks: Vec::new() }
     }
 
     /// Sends by this statement and listens on this channel, by a connection to this server.
@@ -42,11 +46,20 @@ impl Hints {
     ) -> Self {
         let (send, hints) = mpsc::unbounded_channel();
         let (heard, _) = broadcast::channel(BACKLOG);
+        let turn = Arc::new(Semaphore::new(1));
         let tasks = vec![
-            tokio::spawn(tell(pool, pooler, notify, hints)),
+            tokio::spawn(tell(pool, pooler, notify, hints, turn.clone())),
             tokio::spawn(listen(server, channel, heard.clone())),
         ];
-        Hints { send: Some(send), heard, tasks }
+        Hints { send: Some(send), heard, turn, tasks }
+    }
+
+    /// The right to notify with a statement of one's own, as long as the value is kept: where no other notification of this
+    /// process is under way, that saves a statement and the time until it is sent. A commit with a notification takes a lock of
+    /// the whole database (one per insert cut 16 clients from 7,900 to 3,000 inserts a second), so all others hand theirs
+    /// over to be gathered.
+    pub(crate) fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.turn.clone().try_acquire_owned().ok()
     }
 
     /// Whether anything is ever heard.
@@ -80,15 +93,17 @@ impl Drop for Hints {
     }
 }
 
-/// Sends what has gathered while the last notification was under way, each queue once: a commit with a
-/// notification takes a lock of the whole database (one per insert cut 16 clients from 7,900 to 3,000 inserts a second).
+/// Sends what has gathered while the last notification was under way, each queue once.
 async fn tell(
     pool: PgPool,
     pooler: Pooler,
     notify: Arc<str>,
     mut hints: mpsc::UnboundedReceiver<Hint>,
+    turn: Arc<Semaphore>,
 ) {
     while let Some(first) = hints.recv().await {
+        // It is never closed.
+        let _turn = turn.acquire().await;
         let mut names = BTreeSet::from([first]);
         while let Ok(more) = hints.try_recv() {
             names.insert(more);
