@@ -71,7 +71,7 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
     while !candidates.is_empty() {
         let (picked, behind) = lanes.pick(db, &candidates, limit - taken).await?;
         let mut lost = false;
-        if let ([pick], 0, 1) = (&picked[..], taken, limit) {
+        if let ([pick], 0) = (&picked[..], taken) {
             alone = take_one(db, &wanted, &claim, pick).await?;
             taken += usize::from(alone.is_some());
             lost = alone.is_none();
@@ -102,10 +102,11 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
         }
         candidates = look::again(db, &wanted, most).await?;
     }
-    if let Some(job) = alone {
-        return Ok(Claimed::new(vec![job], None));
-    }
-    let jobs = if taken > 0 { held(db, request).await? } else { Vec::new() };
+    let jobs = match (taken, alone) {
+        (0, _) => Vec::new(),
+        (1, Some(job)) => vec![job],
+        _ => held(db, request).await?,
+    };
     if taken == limit {
         return Ok(Claimed::new(jobs, None));
     }

@@ -137,6 +137,8 @@ pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
         client,
     };
     migrate(&db).await.map_err(|error| naming(user.as_deref(), error).with_operation("open"))?;
+    // On a connection that is warm by now, so that the half of the trip is short.
+    db.now().await.map_err(|error| error.with_operation("open"))?;
     Ok(db)
 }
 

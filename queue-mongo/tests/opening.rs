@@ -75,7 +75,8 @@ async fn eight_openings_at_once_of_a_new_database_all_succeed_and_a_ninth_change
     assert!(unique.iter().all(|name| before.contains(name)), "{before:?}");
     let sent = store.commands();
     let again = scratch.options(&Clock::system()).unwrap().open().await.unwrap();
-    assert!(again.commands() <= 2, "an opening of a database that is there only looks");
+    // Who is there, the version, and what the server's clock shows.
+    assert!(again.commands() <= 3, "an opening of a database that is there only looks");
     assert_eq!(jobs.list_index_names().await.unwrap(), before);
     assert!(sent > 0);
 }

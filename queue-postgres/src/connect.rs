@@ -61,7 +61,6 @@ fn refused(error: sqlx::Error, server: &PgConnectOptions) -> Error {
 /// Connects, brings the tables up to date and makes the pool.
 pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<PgPool> {
     let mut server = options.server.clone();
-    let pooler = options.pooler;
     if options.pooler == Pooler::Transaction {
         server = server.statement_cache_capacity(0);
     }
@@ -78,21 +77,18 @@ pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<PgPool>
         .idle_timeout(Duration::from_secs(300))
         // Asking whether a connection lives would cost a trip per call.
         .test_before_acquire(false)
-        .after_connect(move |connection, _| Box::pin(set_plans(connection, pooler)))
-        .connect_lazy_with(server))
+        .connect_lazy_with(match options.pooler {
+            Pooler::None => server.options(PLANS),
+            // The settings of a session are for the one client that it belongs to.
+            Pooler::Transaction => server,
+        }))
 }
 
 /// Plans are made once for a connection and kept until the table is analyzed anew. Made for each call's values, they cost
 /// more than most of these statements; but one that was made while the table was nearly empty would read all of it at
 /// every claim after the first large insert, for as long as a minute: no scans of whole tables where there is another way.
 /// Compiling takes longer than any of these statements should.
-const PLANS: &str =
-    "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET jit = off";
-
-/// Settings of a session are for the one client that it belongs to.
-async fn set_plans(connection: &mut PgConnection, pooler: Pooler) -> sqlx::Result<()> {
-    match pooler {
-        Pooler::None => sqlx::raw_sql(PLANS).execute(connection).await.map(drop),
-        Pooler::Transaction => Ok(()),
-    }
-}
+///
+/// They are sent with the first message of a connection, and cost no trip.
+const PLANS: [(&str, &str); 3] =
+    [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off"), ("jit", "off")];
