@@ -5,8 +5,8 @@ use std::{num::NonZeroU32, time::Duration};
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc};
 use queue_core::{
-    ClaimRequest, Clock, JobStore, Kinds, Lane, NewJob, Order, Payload, QueueName, Queues, Row,
-    Timestamp, When,
+    ClaimRequest, Clock, Held, Job, JobPatch, JobStore, JobUpdate, Kinds, Lane, NewJob, Order,
+    Outcome, Payload, QueueName, Queues, Row, Timestamp, Transition, When,
 };
 
 use super::{Seen, Wanted};
@@ -158,19 +158,25 @@ impl Filled {
 
     /// What a whole claim reads, by the server's profiler.
     async fn profiled(&self, request: &ClaimRequest) -> (usize, i64, i64) {
+        let (claimed, keys, documents) = self.read_by(self.store.claim(request)).await;
+        (claimed.jobs.len(), keys, documents)
+    }
+
+    /// How many keys and documents a call of the store reads, by the server's profiler.
+    async fn read_by<T>(&self, call: impl Future<Output = queue_core::Result<T>>) -> (T, i64, i64) {
         let database = self.store.database();
         let profile = |level: i32| database.run_command(doc! { "profile": level });
         let profiled = database.collection::<Document>("system.profile");
         profile(0).await.unwrap();
         profiled.drop().await.unwrap();
         profile(2).await.unwrap();
-        let taken = self.store.claim(request).await.unwrap().jobs.len();
+        let answer = call.await.unwrap();
         profile(0).await.unwrap();
         let entries = profiled.find(doc! { "keysExamined": { "$exists": true } }).await.unwrap();
         let entries: Vec<Document> = entries.try_collect().await.unwrap();
         assert!(!entries.is_empty(), "the profiler saw nothing");
         let total = |key: &str| entries.iter().map(|entry| entry.int(key).unwrap_or(0)).sum();
-        (taken, total("keysExamined"), total("docsExamined"))
+        (answer, total("keysExamined"), total("docsExamined"))
     }
 
     async fn drop(self) {
@@ -263,6 +269,28 @@ async fn a_claim_reads_little_more_than_it_takes_whatever_waits_besides() {
     }
     filled.drop().await;
     assert!(misses.is_empty(), "{misses:#?}");
+}
+
+#[tokio::test]
+async fn a_heartbeat_and_a_settle_read_what_they_write_and_no_more() {
+    let filled = Filled::with(&SMALL).await;
+    let request = request(Queues::from(queue("q1")), Order::Fifo);
+    let jobs = filled.store.claim(&request).await.unwrap().jobs;
+    let held: Vec<Held> = jobs.iter().map(|job| Held::new(job.id, job.fence)).collect();
+    let beat = filled.store.heartbeat(&held, Duration::from_secs(60));
+    let (renewed, keys, documents) = filled.read_by(beat).await;
+    let complete = |job: &Job| {
+        let complete = Transition::Complete { output: None };
+        JobUpdate::held(job.id, job.fence, JobPatch::transition(complete))
+    };
+    let updates: Vec<JobUpdate> = jobs.iter().map(complete).collect();
+    let settle = filled.store.update_jobs(&updates);
+    let (settled, settle_keys, settle_documents) = filled.read_by(settle).await;
+    filled.drop().await;
+    assert_eq!(renewed.len(), LIMIT as usize);
+    assert!(renewed.iter().chain(&settled).all(Outcome::is_saved));
+    let limit = i64::from(LIMIT);
+    assert_eq!((keys, documents, settle_keys, settle_documents), (limit, limit, limit, limit));
 }
 
 #[tokio::test]
