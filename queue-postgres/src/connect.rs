@@ -55,7 +55,7 @@ fn refused(error: sqlx::Error, server: &PgConnectOptions) -> Error {
     };
     let message = format!("{place}{}{}", reached.message(), hint.unwrap_or_default());
     // The attempt to connect changed nothing.
-    Error::new(kind, message).with_operation("open").with_store(STORE).with_source(reached)
+    Error::new(kind, message).with_operation("open").with_store(STORE)
 }
 
 /// Connects, brings the tables up to date and makes the pool.
