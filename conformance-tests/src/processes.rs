@@ -36,7 +36,7 @@ use std::{
 use futures::StreamExt;
 use queue_core::{
     Clock, Effect, Error, ErrorKind, JobStore, QueueName, Result, StoreInfo, Timestamp,
-    spec::{Answer, Op},
+    spec::{Answer, ByOp, Op},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
@@ -91,18 +91,6 @@ struct Trouble {
     message: String,
 }
 
-const KINDS: [ErrorKind; 9] = [
-    ErrorKind::Config,
-    ErrorKind::Invalid,
-    ErrorKind::TooLarge,
-    ErrorKind::Unsupported,
-    ErrorKind::Unavailable,
-    ErrorKind::Timeout,
-    ErrorKind::Contention,
-    ErrorKind::Corrupt,
-    ErrorKind::Backend,
-];
-
 impl Trouble {
     fn of(error: &Error) -> Self {
         Trouble {
@@ -113,7 +101,7 @@ impl Trouble {
     }
 
     fn into_error(self) -> Error {
-        let kind = KINDS.into_iter().find(|kind| kind.to_string() == self.kind);
+        let kind = ErrorKind::ALL.into_iter().find(|kind| kind.to_string() == self.kind);
         let effect = if self.is_unknown { Effect::Unknown } else { Effect::None };
         Error::new(kind.unwrap_or(ErrorKind::Backend), self.message).with_effect(effect)
     }
@@ -151,7 +139,7 @@ fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
 /// # Errors
 /// The process cannot be started, or what it says when it opens the store.
 pub async fn open(place: &str, clock: &Clock) -> Result<Arc<dyn JobStore>> {
-    Ok(Arc::new(Remote::start(place, clock.clone()).await?))
+    Ok(Arc::new(ByOp(Remote::start(place, clock.clone()).await?)))
 }
 
 /// Whether this process is to serve another one. It must not run the suite then, or each run would start others.

@@ -30,6 +30,19 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Every kind.
+    pub const ALL: [ErrorKind; 9] = [
+        Self::Config,
+        Self::Invalid,
+        Self::TooLarge,
+        Self::Unsupported,
+        Self::Unavailable,
+        Self::Timeout,
+        Self::Contention,
+        Self::Corrupt,
+        Self::Backend,
+    ];
+
     /// Whether the same call may succeed later.
     pub const fn is_transient(self) -> bool {
         matches!(self, Self::Unavailable | Self::Timeout | Self::Contention)

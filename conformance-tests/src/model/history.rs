@@ -39,21 +39,10 @@ impl Line {
 
     /// The answer as the store gave it; an outer error says that the line makes no sense.
     fn answer(&self) -> Result<Result<Answer>, String> {
-        const KINDS: [ErrorKind; 9] = [
-            ErrorKind::Config,
-            ErrorKind::Invalid,
-            ErrorKind::TooLarge,
-            ErrorKind::Unsupported,
-            ErrorKind::Unavailable,
-            ErrorKind::Timeout,
-            ErrorKind::Contention,
-            ErrorKind::Corrupt,
-            ErrorKind::Backend,
-        ];
         match &self.answer {
             Answered::Ok(answer) => Ok(Ok(answer.clone())),
             Answered::Error { kind, effect_unknown, message } => {
-                let known = KINDS.into_iter().find(|known| known.to_string() == *kind);
+                let known = ErrorKind::ALL.into_iter().find(|known| known.to_string() == *kind);
                 let known = known.ok_or_else(|| format!("there is no error kind {kind:?}"))?;
                 let effect = if *effect_unknown { Effect::Unknown } else { Effect::None };
                 Ok(Err(Error::new(known, message.clone()).with_effect(effect)))

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    num::NonZeroU32,
     process::{Child, ChildStdout, Command, Stdio},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,11 +18,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use queue_core::{
-    BulkChange, BulkOutcome, ClaimRequest, Claimed, Clock, Effect, Error, ErrorKind, Fire, Fired,
-    Held, Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome,
-    Page, Reaped, Record, Result, ScheduleStat, StoreInfo, Tally, Timestamp, Version, Wakeup,
-    async_trait,
-    spec::{Answer, Op},
+    Clock, Effect, Error, ErrorKind, Result, StoreInfo, Timestamp, Wakeup, async_trait,
+    spec::{Answer, Op, RunOp},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -147,6 +143,32 @@ impl Remote {
             None => Err(lost("it has ended")),
         }
     }
+}
+
+#[async_trait]
+impl RunOp for Remote {
+    fn info(&self) -> StoreInfo {
+        self.info.clone()
+    }
+
+    async fn ping(&self) -> Result<Timestamp> {
+        match self.ask(Ask::Ping).await? {
+            Said::Now(now) => Ok(now),
+            _ => Err(lost("it answered another question")),
+        }
+    }
+
+    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+        let replies = self.process.ask(self.clock.now(), Ask::Listen);
+        let heard = stream::unfold(replies, |mut replies| async move {
+            match replies.recv().await {
+                Some(Said::Woken(Some(queue))) => Some((Wakeup::queue(queue), replies)),
+                Some(_) => Some((Wakeup::anywhere(), replies)),
+                None => None,
+            }
+        });
+        heard.boxed()
+    }
 
     async fn run(&self, op: Op) -> Result<Answer> {
         match self.ask(Ask::Do(Box::new(op))).await? {
@@ -154,64 +176,4 @@ impl Remote {
             _ => Err(lost("it answered another question")),
         }
     }
-}
-
-macro_rules! forward {
-    ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty, $op:expr => $answer:pat => $value:expr;)*) => {
-        #[deny(clippy::missing_trait_methods)]
-        #[async_trait]
-        impl JobStore for Remote {
-            fn info(&self) -> StoreInfo {
-                self.info.clone()
-            }
-
-            async fn ping(&self) -> Result<Timestamp> {
-                match self.ask(Ask::Ping).await? {
-                    Said::Now(now) => Ok(now),
-                    _ => Err(lost("it answered another question")),
-                }
-            }
-
-            fn wakeups(&self) -> BoxStream<'static, Wakeup> {
-                let replies = self.process.ask(self.clock.now(), Ask::Listen);
-                let heard = stream::unfold(replies, |mut replies| async move {
-                    match replies.recv().await {
-                        Some(Said::Woken(Some(queue))) => Some((Wakeup::queue(queue), replies)),
-                        Some(_) => Some((Wakeup::anywhere(), replies)),
-                        None => None,
-                    }
-                });
-                heard.boxed()
-            }
-
-            $(
-                async fn $name(&self, $($arg: $type),*) -> Result<$out> {
-                    match self.run($op).await? {
-                        $answer => Ok($value),
-                        _ => Err(lost("it answered another question")),
-                    }
-                }
-            )*
-        }
-    };
-}
-
-forward! {
-    insert(jobs: &[NewJob]) -> Vec<Inserted>, Op::Insert(jobs.to_vec()) => Answer::Inserted(a) => a;
-    claim(request: &ClaimRequest) -> Claimed, Op::Claim(request.clone()) => Answer::Claimed(a) => a;
-    update_jobs(updates: &[JobUpdate]) -> Vec<Outcome>, Op::Update(updates.to_vec()) => Answer::Outcomes(a) => a;
-    update_and_claim(updates: &[JobUpdate], request: &ClaimRequest) -> (Vec<Outcome>, Claimed),
-        Op::UpdateAndClaim(updates.to_vec(), request.clone()) => Answer::OutcomesAndClaimed(a, b) => (a, b);
-    heartbeat(held: &[Held], lease: Duration) -> Vec<Outcome>, Op::Heartbeat(held.to_vec(), lease) => Answer::Outcomes(a) => a;
-    reap(limit: NonZeroU32) -> Vec<Reaped>, Op::Reap(limit) => Answer::Reaped(a) => a;
-    update_where(filter: &JobFilter, change: &BulkChange) -> BulkOutcome,
-        Op::UpdateWhere(filter.clone(), change.clone()) => Answer::Bulk(a) => a;
-    delete(filter: &JobFilter, limit: NonZeroU32) -> u64, Op::Delete(filter.clone(), limit) => Answer::Deleted(a) => a;
-    get(ids: &[JobId], log: LogRead) -> Vec<Option<Job>>, Op::Get(ids.to_vec(), log) => Answer::Jobs(a) => a;
-    find(query: &JobQuery) -> Page<Job>, Op::Find(query.clone()) => Answer::Page(a) => a;
-    tally(filter: &JobFilter) -> Vec<Tally>, Op::Tally(filter.clone()) => Answer::Tallies(a) => a;
-    fire(fire: &Fire) -> Fired, Op::Fire(Box::new(fire.clone())) => Answer::Fired(a) => a;
-    schedules() -> Vec<ScheduleStat>, Op::Schedules => Answer::Schedules(a) => a;
-    records(prefix: &str) -> Vec<Record>, Op::Records(prefix.to_owned()) => Answer::Records(a) => a;
-    put_record(record: &Record, expect: Option<Version>) -> Outcome, Op::PutRecord(record.clone(), expect) => Answer::Put(a) => a;
 }

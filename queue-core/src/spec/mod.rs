@@ -6,11 +6,13 @@
 //! [`Op`] and [`Answer`] are the operations as values, so that scripts and histories can be
 //! generated, stored, shrunk and replayed.
 
+mod by_op;
 mod invariants;
 mod op;
 mod relation;
 mod world;
 
+pub use by_op::{ByOp, RunOp};
 pub use invariants::{Broken, check_step, check_world};
 pub use op::{Answer, Op};
 pub use relation::{Latitude, Spec, Verdict};

@@ -52,6 +52,27 @@ pub enum Answer {
 }
 
 impl Op {
+    /// The method of [`JobStore`] that it stands for.
+    pub const fn method(&self) -> &'static str {
+        match self {
+            Op::Insert(_) => "insert",
+            Op::Claim(_) => "claim",
+            Op::Update(_) => "update_jobs",
+            Op::UpdateAndClaim(..) => "update_and_claim",
+            Op::Heartbeat(..) => "heartbeat",
+            Op::Reap(_) => "reap",
+            Op::UpdateWhere(..) => "update_where",
+            Op::Delete(..) => "delete",
+            Op::Get(..) => "get",
+            Op::Find(_) => "find",
+            Op::Tally(_) => "tally",
+            Op::Fire(_) => "fire",
+            Op::Schedules => "schedules",
+            Op::Records(_) => "records",
+            Op::PutRecord(..) => "put_record",
+        }
+    }
+
     /// Calls the store.
     ///
     /// # Errors

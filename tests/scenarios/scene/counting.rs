@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    num::NonZeroU32,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,13 +9,12 @@ use std::{
     time::Duration,
 };
 
+use futures::stream::BoxStream;
 use queue::{
-    JobStore,
+    JobStore, Timestamp,
     core::{
-        BulkChange, BulkOutcome, ClaimRequest, Claimed, Fire, Fired, Held, Inserted, Job,
-        JobFilter, JobId, JobQuery, JobUpdate, LogRead, NewJob, Outcome, Page, Reaped, Record,
-        ScheduleStat, Tally, Version,
-        spec::{Answer, Op},
+        StoreInfo, Wakeup, async_trait,
+        spec::{Answer, Op, RunOp},
     },
 };
 
@@ -140,17 +138,34 @@ impl Trips {
     }
 }
 
-/// A store whose calls are counted.
+/// A store whose calls are counted, by way of [`ByOp`](queue::core::spec::ByOp).
 #[derive(Debug)]
 pub struct Counting {
     pub store: Arc<dyn JobStore>,
     pub trips: Arc<Trips>,
 }
 
-impl Counting {
-    async fn run(&self, name: &'static str, op: Op) -> queue::Result<Answer> {
-        let heard = self.trips.note(name)?;
-        self.trips.wait(name).await;
+#[async_trait]
+impl RunOp for Counting {
+    fn info(&self) -> StoreInfo {
+        self.store.info()
+    }
+
+    async fn ping(&self) -> queue::Result<Timestamp> {
+        self.trips.note("ping")?;
+        self.store.ping().await
+    }
+
+    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+        match self.trips.silent.load(Ordering::SeqCst) {
+            true => Box::pin(futures::stream::pending()),
+            false => self.store.wakeups(),
+        }
+    }
+
+    async fn run(&self, op: Op) -> queue::Result<Answer> {
+        let heard = self.trips.note(op.method())?;
+        self.trips.wait(op.method()).await;
         let answer = op.run(&*self.store).await?;
         match heard {
             true => Ok(answer),
@@ -161,56 +176,4 @@ impl Counting {
             }
         }
     }
-}
-
-macro_rules! forward {
-    ($($name:ident($($arg:ident: $type:ty),*) -> $out:ty, $op:expr => $answer:pat => $value:expr;)*) => {
-        #[queue::core::async_trait]
-        impl JobStore for Counting {
-            fn info(&self) -> queue::core::StoreInfo {
-                self.store.info()
-            }
-
-            async fn ping(&self) -> queue::Result<queue::Timestamp> {
-                self.trips.note("ping")?;
-                self.store.ping().await
-            }
-
-            fn wakeups(&self) -> futures::stream::BoxStream<'static, queue::core::Wakeup> {
-                if self.trips.silent.load(Ordering::SeqCst) {
-                    return Box::pin(futures::stream::pending());
-                }
-                self.store.wakeups()
-            }
-
-            $(
-                async fn $name(&self, $($arg: $type),*) -> queue::Result<$out> {
-                    match self.run(stringify!($name), $op).await? {
-                        $answer => Ok($value),
-                        other => panic!("{other:?}"),
-                    }
-                }
-            )*
-        }
-    };
-}
-
-forward! {
-    insert(jobs: &[NewJob]) -> Vec<Inserted>, Op::Insert(jobs.to_vec()) => Answer::Inserted(a) => a;
-    claim(request: &ClaimRequest) -> Claimed, Op::Claim(request.clone()) => Answer::Claimed(a) => a;
-    update_jobs(updates: &[JobUpdate]) -> Vec<Outcome>, Op::Update(updates.to_vec()) => Answer::Outcomes(a) => a;
-    update_and_claim(updates: &[JobUpdate], request: &ClaimRequest) -> (Vec<Outcome>, Claimed),
-        Op::UpdateAndClaim(updates.to_vec(), request.clone()) => Answer::OutcomesAndClaimed(a, b) => (a, b);
-    heartbeat(held: &[Held], lease: Duration) -> Vec<Outcome>, Op::Heartbeat(held.to_vec(), lease) => Answer::Outcomes(a) => a;
-    reap(limit: NonZeroU32) -> Vec<Reaped>, Op::Reap(limit) => Answer::Reaped(a) => a;
-    update_where(filter: &JobFilter, change: &BulkChange) -> BulkOutcome,
-        Op::UpdateWhere(filter.clone(), change.clone()) => Answer::Bulk(a) => a;
-    delete(filter: &JobFilter, limit: NonZeroU32) -> u64, Op::Delete(filter.clone(), limit) => Answer::Deleted(a) => a;
-    get(ids: &[JobId], log: LogRead) -> Vec<Option<Job>>, Op::Get(ids.to_vec(), log) => Answer::Jobs(a) => a;
-    find(query: &JobQuery) -> Page<Job>, Op::Find(query.clone()) => Answer::Page(a) => a;
-    tally(filter: &JobFilter) -> Vec<Tally>, Op::Tally(filter.clone()) => Answer::Tallies(a) => a;
-    fire(fire: &Fire) -> Fired, Op::Fire(Box::new(fire.clone())) => Answer::Fired(a) => a;
-    schedules() -> Vec<ScheduleStat>, Op::Schedules => Answer::Schedules(a) => a;
-    records(prefix: &str) -> Vec<Record>, Op::Records(prefix.to_owned()) => Answer::Records(a) => a;
-    put_record(record: &Record, expect: Option<Version>) -> Outcome, Op::PutRecord(record.clone(), expect) => Answer::Put(a) => a;
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use queue::{JobStore, MemoryStore, Queue, StoreRegistry};
+use queue::{JobStore, MemoryStore, Queue, StoreRegistry, core::spec::ByOp};
 
 mod counting;
 #[cfg(any(feature = "postgres", feature = "mongo"))]
@@ -38,7 +38,7 @@ impl Scene {
         let store = MemoryStore::new();
         let trips = Arc::new(Trips::default());
         let counting: Arc<dyn JobStore> =
-            Arc::new(Counting { store: Arc::new(store.clone()), trips: trips.clone() });
+            Arc::new(ByOp(Counting { store: Arc::new(store.clone()), trips: trips.clone() }));
         Scene {
             queue: Queue::new(counting).unwrap(),
             trips,
@@ -83,7 +83,9 @@ impl Scene {
         let mut registry = StoreRegistry::new();
         registry.register(scheme, move |url| {
             let (open, trips) = (open(url), counted.clone());
-            async move { Ok(Arc::new(Counting { store: open.await?, trips }) as Arc<dyn JobStore>) }
+            async move {
+                Ok(Arc::new(ByOp(Counting { store: open.await?, trips })) as Arc<dyn JobStore>)
+            }
         });
         Scene {
             queue: Queue::connect_with(&registry, &url).await.unwrap(),
