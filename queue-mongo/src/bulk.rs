@@ -170,7 +170,13 @@ pub(crate) async fn delete(db: &Db, wanted: &JobFilter, limit: NonZeroU32) -> Re
         intent::settle_before_delete(db, &documents).await?;
         let ids: Vec<Bson> = documents.iter().filter_map(|d| d.get("_id").cloned()).collect();
         let doomed = ids.len() as u64;
-        let still = doc! { "_id": { "$in": ids }, "successor": Bson::Null };
+        // A mark that was not there when the job was read would be lost with it.
+        let marked: Vec<Bson> = documents
+            .iter()
+            .filter(|d| d.contains_key("freed"))
+            .filter_map(|d| d.get("_id").cloned())
+            .collect();
+        let still = doc! { "_id": { "$in": ids }, "successor": Bson::Null, "$or": [{ "freed": Bson::Null }, { "_id": { "$in": marked } }] };
         let gone = db
             .jobs
             .delete_many(filter::both(query.clone(), still))

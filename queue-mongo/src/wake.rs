@@ -32,6 +32,7 @@ fn events() -> [Document; 2] {
                 { "updateDescription.updatedFields.run_at": { "$exists": true } },
                 { "updateDescription.updatedFields.queue": { "$exists": true } },
                 { "updateDescription.removedFields": "slot_lane" },
+                { "updateDescription.updatedFields.freed": { "$exists": true } },
             ],
         } },
         doc! { "$project": { "_id": 1, "fullDocument.queue": 1 } },

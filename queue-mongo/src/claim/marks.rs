@@ -219,7 +219,10 @@ pub(super) async fn park(
 /// none, none is needed.
 pub(crate) async fn mark(db: &Db, lane: &str) -> Result<()> {
     let parked = doc! { "state": PARKED, "lane.key": lane };
-    let marked = db.jobs.update_one(parked, doc! { "$set": { "freed": lane } }).await;
+    let marked = db
+        .jobs
+        .update_one(parked, doc! { "$set": { "freed": lane }, "$inc": { "rev": 1_i64 } })
+        .await;
     marked.map(drop).map_err(|error| from_driver(Call::Write, error))
 }
 
