@@ -111,6 +111,6 @@ pub(crate) async fn delete(db: &Db, filter: &JobFilter, limit: NonZeroU32) -> Re
     let text = include_str!("sql/delete.sql").replace("{filter}", conditions.text());
     let text = db.sql.expand(&text.replace("{limit}", &limit.to_string()));
     let args = || conditions.bind(Args::new());
-    let rows = db.rows("delete", &text, args).await?;
+    let rows = db.listing("delete", &text, args).await?;
     rows.first().map_or(Ok(0), |row| codec::count(get(row, "deleted")?))
 }

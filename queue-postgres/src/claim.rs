@@ -6,8 +6,8 @@ use std::{
 };
 
 use queue_core::{
-    ClaimRequest, Claimed, Guard, Job, JobFilter, JobUpdate, Kinds, Lane, Outcome, QueueName,
-    Queues, Result, Timestamp, Transition, Uuid,
+    ClaimRequest, Claimed, Effect, Guard, Job, JobFilter, JobUpdate, Kinds, Lane, Outcome,
+    QueueName, Queues, Result, Timestamp, Transition, Uuid,
 };
 use sqlx::postgres::PgRow;
 
@@ -179,7 +179,8 @@ pub(crate) async fn update_and_claim(
                 Some(Transition::Retry { .. } | Transition::Release { .. })
             )
     };
-    if updates.is_empty() || !updates.iter().all(fits) || request.filter.is_some() {
+    let is_one = db::parts(updates, update::bytes).len() == 1;
+    if updates.is_empty() || !updates.iter().all(fits) || request.filter.is_some() || !is_one {
         return Ok(None);
     }
     let wanted = Wanted::of(request);
@@ -193,13 +194,15 @@ pub(crate) async fn update_and_claim(
         db.hints.anywhere();
     }
     let claimed = match answer(&rows, request)? {
-        Answer::Claimed(claimed) => complete_logs(db, request, claimed).await?,
-        Answer::Repeated => claim(db, request).await?,
-        Answer::Lanes => {
-            let claimed = claim_by_looking(db, request, &wanted, None).await?;
-            complete_logs(db, request, claimed).await?
-        }
+        Answer::Claimed(claimed) => complete_logs(db, request, claimed).await,
+        Answer::Repeated => claim(db, request).await,
+        Answer::Lanes => match claim_by_looking(db, request, &wanted, None).await {
+            Ok(claimed) => complete_logs(db, request, claimed).await,
+            Err(error) => Err(error),
+        },
     };
+    // The updates are made.
+    let claimed = claimed.map_err(|error| error.with_effect(Effect::Unknown))?;
     Ok(Some((outcomes, claimed)))
 }
 
@@ -301,9 +304,13 @@ async fn claim_by_looking(
     wanted: &Wanted,
     filter: Option<&JobFilter>,
 ) -> Result<Claimed> {
-    let mut tried = 0;
+    let (mut tried, mut passed) = (0, BTreeSet::new());
     loop {
         tried += 1;
+        let mut wider = request.clone();
+        if !passed.is_empty() {
+            wider.limit = request.limit.saturating_add(MANY_SPARE.unsigned_abs() as u32);
+        }
         let conditions =
             filter.map(|filter| (Conditions::of(filter, 10), Conditions::of(filter, 13)));
         let look = match &conditions {
@@ -311,7 +318,7 @@ async fn claim_by_looking(
             Some((conditions, _)) => db.sql.look_filtered(wanted.shape, conditions.text()),
         };
         let args = || {
-            let args = bind(Args::new().with(db.now()), request, wanted, 0);
+            let args = bind(Args::new().with(db.now()), &wider, wanted, 0);
             conditions.iter().fold(args, |args, (conditions, _)| conditions.bind(args))
         };
         let rows = db.rows("claim", &look, args).await?;
@@ -327,15 +334,22 @@ async fn claim_by_looking(
         let now = codec::time(get(first, "now")?)?;
         let later = [get::<Option<i64>>(first, "future")?, get(first, "lease")?];
         let later = later.into_iter().flatten().min().map(codec::time).transpose()?;
-        let candidates =
+        let candidates: Vec<Candidate> =
             rows.iter().filter_map(|row| candidate(row).transpose()).collect::<Result<_>>()?;
+        let candidates =
+            candidates.into_iter().filter(|there| !passed.contains(&there.id)).collect();
         let picked = pick(candidates, request.limit.get() as usize);
         if picked.is_empty() {
-            return Ok(Claimed::new(Vec::new(), later));
+            let due = if passed.is_empty() { later } else { Some(now) };
+            return Ok(Claimed::new(Vec::new(), due));
         }
         let conditions = conditions.as_ref().map(|(_, conditions)| conditions);
         match take(db, request, &picked, conditions).await {
-            Ok(jobs) if jobs.is_empty() && tried < TRIES => db::pause(tried).await,
+            // Somebody has them all locked, for who knows how long: then those behind them.
+            Ok(jobs) if jobs.is_empty() && tried < TRIES => {
+                passed.extend(picked.iter().map(|(candidate, _)| candidate.id));
+                db::pause(tried).await;
+            }
             Ok(jobs) if jobs.len() >= request.limit.get() as usize => {
                 return Ok(Claimed::new(jobs, None));
             }
@@ -407,7 +421,10 @@ async fn complete_logs(db: &Db, request: &ClaimRequest, mut claimed: Claimed) ->
     if short.is_empty() {
         return Ok(claimed);
     }
-    for read in crate::read::get(db, &short, request.log).await?.into_iter().flatten() {
+    let read = crate::read::get(db, &short, request.log).await;
+    // The jobs are taken.
+    let read = read.map_err(|error| error.with_effect(Effect::Unknown))?;
+    for read in read.into_iter().flatten() {
         if let Some(job) = claimed.jobs.iter_mut().find(|job| job.id == read.id) {
             job.log = read.log;
             job.log.truncate(

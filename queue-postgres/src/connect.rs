@@ -58,30 +58,53 @@ fn refused(error: sqlx::Error, server: &PgConnectOptions) -> Error {
     Error::new(kind, message).with_operation("open").with_store(STORE)
 }
 
-/// Connects, brings the tables up to date and makes the pool.
-pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<PgPool> {
+/// The connections of a store.
+pub(crate) struct Pools {
+    /// For the calls whose plans are made once.
+    pub(crate) calls: PgPool,
+    /// For what may read much of the table, by plans for its values.
+    pub(crate) listings: PgPool,
+    /// For the application. A transaction of its own that it abandons on a connection must not swallow what the
+    /// store acknowledges on the same.
+    pub(crate) callers: PgPool,
+}
+
+/// Listings at a time, each on its connection.
+const LISTINGS: u32 = 4;
+
+/// Connects, brings the tables up to date and makes the pools.
+pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<Pools> {
     let mut server = options.server.clone();
     if options.pooler == Pooler::Transaction {
         server = server.statement_cache_capacity(0);
     }
     let mut first = one(&server, options.acquire_timeout).await?;
-    schema::migrate(&mut first, sql, &options.schema).await?;
     if options.pooler == Pooler::None {
         pooler::refuse(&mut first, &server, options.acquire_timeout).await?;
     }
+    schema::migrate(&mut first, sql, &options.schema).await?;
     // The tables are there; whether the server heard the good-bye does not matter.
     let _ = first.close().await;
-    Ok(PgPoolOptions::new()
-        .max_connections(options.max_connections.get())
-        .acquire_timeout(options.acquire_timeout)
-        .idle_timeout(Duration::from_secs(300))
-        // Asking whether a connection lives would cost a trip per call.
-        .test_before_acquire(false)
-        .connect_lazy_with(match options.pooler {
-            Pooler::None => server.options(PLANS),
-            // The settings of a session are for the one client that it belongs to.
-            Pooler::Transaction => server,
-        }))
+    let pool = |connections: u32, server: PgConnectOptions| {
+        PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(options.acquire_timeout)
+            .idle_timeout(Duration::from_secs(300))
+            // Asking whether a connection lives would cost a trip per call.
+            .test_before_acquire(false)
+            .connect_lazy_with(server)
+    };
+    let most = options.max_connections.get();
+    let planned = match options.pooler {
+        Pooler::None => server.clone().options(PLANS),
+        // The settings of a session are for the one client that it belongs to.
+        Pooler::Transaction => server.clone(),
+    };
+    Ok(Pools {
+        calls: pool(most, planned),
+        listings: pool(most.min(LISTINGS), server.clone()),
+        callers: pool(most, server),
+    })
 }
 
 /// Plans are made once for a connection and kept until the table is analyzed anew. Made for each call's values, they cost

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use queue_core::{Clock, Effect, Error, ErrorKind, Result};
 use sqlx::{
-    AssertSqlSafe, PgPool,
+    AssertSqlSafe, Connection as _, PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgConnection, PgRow},
 };
 
 use crate::{
     args::Args,
+    connect::Pools,
     error::{self, STORE},
     options::Pooler,
     sql::Sql,
@@ -21,7 +23,7 @@ const TRIES: u32 = 8;
 
 /// What every operation needs.
 pub(crate) struct Db {
-    pub(crate) pool: PgPool,
+    pub(crate) pools: Pools,
     pub(crate) clock: Clock,
     pub(crate) pooler: Pooler,
     pub(crate) sql: Sql,
@@ -53,51 +55,79 @@ impl Db {
         text: &Arc<str>,
         args: impl Fn() -> Args,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
+        self.attempt(&self.pools.calls, text, args).await
+    }
+
+    /// As [`Db::rows`], for what may read much of the table. The settings of the other connections make that look so dear that the
+    /// planner cannot tell a hash from a sort of all rows (6 s against 1.4 s at three million), and their plans are for
+    /// all values, so that a label which few jobs have is not looked up in its index.
+    pub(crate) async fn listing(
+        &self,
+        operation: &'static str,
+        text: &Arc<str>,
+        args: impl Fn() -> Args,
+    ) -> Result<Vec<PgRow>> {
+        let rows = self.attempt(&self.pools.listings, text, args).await;
+        rows.map_err(|error| error::from_sqlx(error, operation))
+    }
+
+    async fn attempt(
+        &self,
+        pool: &PgPool,
+        text: &Arc<str>,
+        args: impl Fn() -> Args,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
         let mut tried = 0;
         loop {
             tried += 1;
-            match self.once(text, args()).await {
+            match self.once(pool, text, args()).await {
                 Err(error) if tried < TRIES && error::is_retriable(&error) => pause(tried).await,
                 answer => return answer,
             }
         }
     }
 
-    /// As [`Db::rows`], for what reads the table from one end to the other. The connections' settings make that look
-    /// so dear that the planner cannot tell a hash from a sort of all rows (6 s against 1.4 s at three million), so they are
-    /// lifted, which takes a transaction.
-    pub(crate) async fn scan(
+    async fn once(
         &self,
-        operation: &'static str,
+        pool: &PgPool,
         text: &Arc<str>,
-        args: impl Fn() -> Args,
-    ) -> Result<Vec<PgRow>> {
-        let rows = async {
-            let begin = "BEGIN READ ONLY; SET LOCAL enable_seqscan = on";
-            let mut tx = self.pool.begin_with(begin).await?;
-            let rows = on(&mut tx, text, args()).await?;
-            tx.commit().await?;
-            Ok(rows)
-        };
-        rows.await.map_err(|error| error::from_sqlx(error, operation))
-    }
-
-    async fn once(&self, text: &Arc<str>, args: Args) -> Result<Vec<PgRow>, sqlx::Error> {
+        args: Args,
+    ) -> Result<Vec<PgRow>, sqlx::Error> {
         #[cfg(test)]
         let text = &crate::mutant_tests::mutated(self.mutation.as_deref(), text);
         match self.pooler {
             Pooler::None => {
-                let args = args.finish()?;
-                sqlx::query_with(AssertSqlSafe(text.clone()), args).fetch_all(&self.pool).await
+                sqlx::query_with(AssertSqlSafe(text.clone()), args.finish()?).fetch_all(pool).await
             }
-            // The driver parses and executes in two steps; only within a transaction do both
-            // reach the same server connection.
-            Pooler::Transaction => {
-                let mut tx = self.pool.begin().await?;
-                let rows = on(&mut tx, text, args).await?;
-                tx.commit().await?;
-                Ok(rows)
-            }
+            Pooler::Transaction => within_transaction(pool, text, args).await,
+        }
+    }
+}
+
+/// The driver parses and executes in two steps; only within a transaction do both reach the same server connection.
+async fn within_transaction(
+    pool: &PgPool,
+    text: &Arc<str>,
+    args: Args,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let mut held = ClosedUnlessDone(Some(pool.acquire().await?));
+    let Some(connection) = held.0.as_mut() else { return Err(sqlx::Error::PoolClosed) };
+    let mut tx = connection.begin().await?;
+    let rows = on(&mut tx, text, args).await?;
+    tx.commit().await?;
+    held.0 = None;
+    Ok(rows)
+}
+
+/// A connection that is closed when its call is dropped half-way. The driver takes no notice of a transaction whose
+/// beginning was dropped, and gives the connection back with it open: what is written there next is acknowledged and never
+/// committed.
+struct ClosedUnlessDone(Option<PoolConnection<Postgres>>);
+
+impl Drop for ClosedUnlessDone {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.0 {
+            connection.close_on_drop();
         }
     }
 }
@@ -114,6 +144,33 @@ pub(crate) async fn on(
         .await
 }
 
+/// The most payload of one statement in bytes. The server ends a connection that sends a message of a gibibyte, and a call that
+/// were repeated then would be for ever.
+const STATEMENT_BYTES: usize = 64 * 1024 * 1024;
+
+/// The items in parts that fit into a statement each.
+pub(crate) fn parts<T>(items: &[T], bytes: impl Fn(&T) -> usize) -> Vec<&[T]> {
+    let (mut parts, mut from, mut size) = (Vec::new(), 0, 0);
+    for (index, item) in items.iter().enumerate() {
+        let more = bytes(item);
+        if index > from && size + more > STATEMENT_BYTES {
+            parts.push(&items[from..index]);
+            (from, size) = (index, 0);
+        }
+        size += more;
+    }
+    parts.push(&items[from..]);
+    parts
+}
+
+/// An error of a part that came after others: those are written.
+pub(crate) fn after<T>(done: &[T], error: Error) -> Error {
+    match done.is_empty() {
+        true => error,
+        false => error.with_effect(Effect::Unknown),
+    }
+}
+
 /// Waits a moment, longer each time, with jitter: rivals that collided must not do so again.
 pub(crate) async fn pause(tried: u32) {
     // The last bytes of a version 7 UUID are random.
@@ -128,4 +185,18 @@ pub(crate) fn contention(operation: &'static str) -> Error {
         .with_effect(Effect::None)
         .with_operation(operation)
         .with_store(STORE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_statement_takes_what_fits_and_one_item_at_least() {
+        let sizes = [STATEMENT_BYTES, 1, STATEMENT_BYTES - 1, 1, 2 * STATEMENT_BYTES, 3];
+        let lengths: Vec<usize> =
+            parts(&sizes, |size| *size).iter().map(|part| part.len()).collect();
+        assert_eq!(lengths, [1, 2, 1, 1, 1]);
+        assert_eq!(parts(&[1, 2], |size| *size), [&[1, 2]]);
+    }
 }

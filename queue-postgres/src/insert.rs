@@ -86,6 +86,15 @@ fn answer(rows: &[PgRow], jobs: &[NewJob]) -> Result<Vec<Inserted>> {
 
 /// Inserts jobs.
 pub(crate) async fn insert(db: &Db, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
+    let mut inserted = Vec::with_capacity(jobs.len());
+    for part in db::parts(jobs, |job| job.input.as_str().len()) {
+        let more = insert_part(db, part).await;
+        inserted.extend(more.map_err(|error| db::after(&inserted, error))?);
+    }
+    Ok(inserted)
+}
+
+async fn insert_part(db: &Db, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     let text = if has_keys(jobs) { &db.sql.enqueue } else { &db.sql.insert };
     let turn = db.hints.turn();
     let told: Vec<String> = match turn {

@@ -98,7 +98,7 @@ async fn holders(ground: &mut Ground) -> Vec<Case> {
     vec![
         Case {
             name: "heartbeat".to_owned(),
-            text: sql.heartbeat.clone(),
+            text: sql.heartbeat[0].clone(),
             args: update::heartbeat_args(None, &held, Duration::from_secs(60)),
             rows: 100,
         },

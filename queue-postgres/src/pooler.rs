@@ -57,3 +57,26 @@ const PROBE: Duration = Duration::from_secs(1);
 async fn process(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     sqlx::raw_sql("SELECT pg_backend_pid()").fetch_one(connection).await?.try_get(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use queue_core::{Effect, ErrorKind, JobStore, NewJob, Payload};
+
+    use crate::database::Schema;
+
+    #[tokio::test]
+    async fn a_prepared_statement_that_has_gone_says_that_a_pooler_may_be_the_reason() {
+        let schema = Schema::new().unwrap();
+        let options = schema.options().unwrap().max_connections(NonZeroU32::MIN);
+        let store = options.open().await.unwrap();
+        let job = || NewJob::new("x", Payload::null());
+        store.insert(&[job()]).await.unwrap();
+        let gone = sqlx::query("DEALLOCATE ALL").persistent(false);
+        gone.execute(store.calls()).await.unwrap();
+        let error = store.insert(&[job()]).await.unwrap_err();
+        assert_eq!((error.kind(), error.effect()), (ErrorKind::Config, Effect::None), "{error}");
+        assert!(error.to_string().contains("?pooler=transaction"), "{error}");
+    }
+}

@@ -69,7 +69,7 @@ pub(crate) async fn find(db: &Db, query: &JobQuery) -> Result<Page<Job>> {
             }
         }
     };
-    let rows = db.rows("find", &text, args).await?;
+    let rows = db.listing("find", &text, args).await?;
     let read = rows.iter().map(|row| codec::row(row).map(|row| row.into_job(Vec::new())));
     let mut jobs = read.collect::<Result<Vec<Job>>>()?;
     let more = jobs.len() > query.limit.get() as usize;
@@ -85,7 +85,7 @@ pub(crate) async fn tally(db: &Db, filter: &JobFilter) -> Result<Vec<Tally>> {
          GROUP BY j.queue, j.state ORDER BY j.queue, j.state",
         conditions.text()
     ));
-    let rows = db.scan("tally", &text, || conditions.bind(Args::new())).await?;
+    let rows = db.listing("tally", &text, || conditions.bind(Args::new())).await?;
     let tally = |row| {
         let queue = codec::queue_name(column(row, "queue")?)?;
         Ok(Tally::new(

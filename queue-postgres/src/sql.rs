@@ -199,6 +199,13 @@ fn number(text: &str, first: usize) -> String {
     })
 }
 
+/// The comments are for readers of this crate; on the wire, and in the server's lists of statements, which show the first
+/// kilobyte, they would be in the way.
+fn without_comments(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with("--"));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 /// Every statement for one schema.
 pub(crate) struct Sql {
     schema: String,
@@ -206,7 +213,8 @@ pub(crate) struct Sql {
     pub(crate) enqueue: Arc<str>,
     pub(crate) fire: Arc<str>,
     pub(crate) update: Arc<str>,
-    pub(crate) heartbeat: Arc<str>,
+    /// What is free, then what had to be waited for.
+    pub(crate) heartbeat: [Arc<str>; 2],
     pub(crate) reap: Arc<str>,
     pub(crate) get: Arc<str>,
     pub(crate) held: Arc<str>,
@@ -231,7 +239,7 @@ impl Sql {
             enqueue: empty(),
             fire: empty(),
             update: empty(),
-            heartbeat: empty(),
+            heartbeat: [empty(), empty()],
             reap: empty(),
             get: empty(),
             held: empty(),
@@ -246,12 +254,17 @@ impl Sql {
             fused: Vec::new(),
             look: Vec::new(),
         };
-        let update = include_str!("sql/update.sql");
+        let update = &without_comments(include_str!("sql/update.sql"));
         sql.insert = sql.expand(include_str!("sql/insert.sql"));
         sql.enqueue = sql.expand(include_str!("sql/enqueue.sql"));
         sql.fire = sql.expand(include_str!("sql/fire.sql"));
         sql.update = sql.expand(&format!("WITH {update}{}", include_str!("sql/update_answer.sql")));
-        sql.heartbeat = sql.expand(include_str!("sql/heartbeat.sql"));
+        sql.heartbeat = ["SKIP LOCKED", ""].map(|waiting| {
+            // A lease begins when its row is locked.
+            let clock = NOW.replace("statement_timestamp", "clock_timestamp");
+            let text = include_str!("sql/heartbeat.sql").replace("{waiting}", waiting);
+            sql.expand(&text.replace("{clock}", &clock))
+        });
         sql.reap = sql.expand(include_str!("sql/reap.sql"));
         sql.get =
             sql.expand(&include_str!("sql/get.sql").replace("{log}", LOG).replace("{after}", "$2"));
@@ -309,10 +322,7 @@ impl Sql {
         let literal = |text: &str| text.replace('\'', "''");
         let channel = format!("'{}'", literal(&self.channel()));
         let seed = self.seed().to_string();
-        // The comments are for readers of this crate; on the wire, and in the server's lists of
-        // statements, which show the first kilobyte, they would be in the way.
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with("--"));
-        let text = lines.collect::<Vec<_>>().join("\n");
+        let text = without_comments(text);
         text.replace("{job}", JOB)
             .replace("{now}", NOW)
             .replace("{max}", &Timestamp::MAX.as_micros().to_string())

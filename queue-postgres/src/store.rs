@@ -2,10 +2,10 @@ use std::{fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use futures::stream::{self, BoxStream, StreamExt as _};
 use queue_core::{
-    BulkChange, BulkOutcome, Capabilities, ClaimRequest, Claimed, Fire, Fired, Held, Inserted, Job,
-    JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page, Reach, Reaped,
-    Record, Result, ScheduleStat, StoreInfo, StoreRegistry, Tally, Timestamp, Version, Wakeup,
-    async_trait, broadcast_wakeups, check_held, check_prefix, check_updates,
+    BulkChange, BulkOutcome, Capabilities, ClaimRequest, Claimed, Effect, Fire, Fired, Held,
+    Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page,
+    Reach, Reaped, Record, Result, ScheduleStat, StoreInfo, StoreRegistry, Tally, Timestamp,
+    Version, Wakeup, async_trait, broadcast_wakeups, check_held, check_prefix, check_updates,
 };
 use sqlx::{PgPool, postgres::PgConnection};
 
@@ -43,14 +43,14 @@ impl PostgresStore {
 
     pub(crate) async fn start(options: PostgresOptions) -> Result<Self> {
         let sql = Sql::new(&options.schema);
-        let pool = connect::open(&options, &sql).await?;
+        let pools = connect::open(&options, &sql).await?;
         let direct = match options.pooler {
             Pooler::None => Some(&options.server),
             Pooler::Transaction => None,
         };
         let hints = match options.listen.as_ref().or(direct) {
             Some(server) => Hints::start(
-                pool.clone(),
+                pools.calls.clone(),
                 options.pooler,
                 sql.notify.clone(),
                 server.clone(),
@@ -62,7 +62,7 @@ impl PostgresStore {
         #[cfg(test)]
         let mutation = options.mutation.clone();
         let db = Db {
-            pool,
+            pools,
             clock,
             pooler,
             sql,
@@ -73,9 +73,16 @@ impl PostgresStore {
         Ok(PostgresStore(Arc::new(Inner { db, options })))
     }
 
-    /// The connections of the store. They see the store's tables through its schema's name only.
+    /// Connections to the store's database for the application: as many as the store has for its calls, and none of those, so
+    /// that transactions of yours keep no call waiting. They see the store's tables through its schema's name only.
     pub fn pool(&self) -> &PgPool {
-        &self.0.db.pool
+        &self.0.db.pools.callers
+    }
+
+    /// The connections of the store's own calls.
+    #[cfg(test)]
+    pub(crate) fn calls(&self) -> &PgPool {
+        &self.0.db.pools.calls
     }
 
     /// Inserts jobs as part of the caller's own transaction, on a connection to the store's database: they are there
@@ -197,7 +204,16 @@ impl JobStore for PostgresStore {
         let limit = self.capabilities().max_payload_bytes;
         match claim::update_and_claim(&self.0.db, updates, request, limit).await? {
             Some(both) => Ok(both),
-            None => Ok((self.update_jobs(updates).await?, self.claim(request).await?)),
+            None => {
+                let outcomes = self.update_jobs(updates).await?;
+                let claimed = self.claim(request).await;
+                // The updates are made.
+                let claimed = claimed.map_err(|error| match updates.is_empty() {
+                    true => error,
+                    false => error.with_effect(Effect::Unknown),
+                });
+                Ok((outcomes, claimed?))
+            }
         }
     }
 

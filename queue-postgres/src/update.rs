@@ -1,10 +1,10 @@
 //! Updates and heartbeats.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use queue_core::{
-    Ack, CancelRequest, Guard, Held, JobUpdate, Outcome, Progress, Result, State, Transition, Uuid,
-    Version, clean_progress, name::clean_message,
+    Ack, CancelRequest, Effect, Guard, Held, JobUpdate, Outcome, Progress, Result, State,
+    Transition, Uuid, Version, clean_progress, name::clean_message,
 };
 use sqlx::postgres::{PgConnection, PgRow};
 
@@ -175,6 +175,26 @@ fn verdict(row: &PgRow) -> Result<Verdict> {
 
 /// Makes changes, each on its own. `limit` is the largest payload in bytes.
 pub(crate) async fn update(db: &Db, updates: &[JobUpdate], limit: u64) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::with_capacity(updates.len());
+    for part in db::parts(updates, bytes) {
+        let more = update_part(db, part, limit).await;
+        outcomes.extend(more.map_err(|error| db::after(&outcomes, error))?);
+    }
+    Ok(outcomes)
+}
+
+/// How much payload an update has.
+pub(crate) fn bytes(update: &JobUpdate) -> usize {
+    let payload = match &update.patch.transition {
+        Some(Transition::Complete { output }) => output.as_ref(),
+        Some(Transition::Retry { error, .. } | Transition::Fail { error }) => Some(error),
+        Some(Transition::Release { .. } | Transition::Cancel { .. }) | None => None,
+    };
+    let log = update.patch.log.iter().map(|entry| entry.body.as_str().len());
+    payload.map_or(0, |payload| payload.as_str().len()) + log.sum::<usize>()
+}
+
+async fn update_part(db: &Db, updates: &[JobUpdate], limit: u64) -> Result<Vec<Outcome>> {
     let rows = db.rows("update_jobs", &db.sql.update, || args(db.now(), updates, limit)).await?;
     for row in &rows {
         if let Some(queue) = get::<Option<&str>>(row, "waiting")? {
@@ -207,8 +227,29 @@ pub(crate) async fn update_in(
 
 /// Renews leases.
 pub(crate) async fn heartbeat(db: &Db, held: &[Held], lease: Duration) -> Result<Vec<Outcome>> {
+    let [free, locked] = &db.sql.heartbeat;
+    let mut outcomes = beat(db, free, held, lease).await?;
+    // Not there, or locked by somebody.
+    let open = |outcome: &Outcome| *outcome == Outcome::Missing;
+    let rest: Vec<Held> = held
+        .iter()
+        .zip(&outcomes)
+        .filter(|(_, outcome)| open(outcome))
+        .map(|(held, _)| held.clone())
+        .collect();
+    if !rest.is_empty() {
+        let waited = beat(db, locked, &rest, lease).await;
+        // The others are renewed.
+        let waited = waited.map_err(|error| error.with_effect(Effect::Unknown))?;
+        let open = outcomes.iter_mut().filter(|outcome| open(outcome));
+        open.zip(waited).for_each(|(outcome, waited)| *outcome = waited);
+    }
+    Ok(outcomes)
+}
+
+async fn beat(db: &Db, text: &Arc<str>, held: &[Held], lease: Duration) -> Result<Vec<Outcome>> {
     let args = || heartbeat_args(db.now(), held, lease);
-    let rows = db.rows("heartbeat", &db.sql.heartbeat, args).await?;
+    let rows = db.rows("heartbeat", text, args).await?;
     let outcome = |row: &PgRow| {
         Ok(match get::<i32>(row, "verdict")? {
             0 => Outcome::Applied(Ack::holder(codec::cancel(

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 use database::Schema;
 use futures::future::join_all;
 use queue_core::{ErrorKind, JobStore, NewJob, Payload};
-use queue_postgres::{PostgresOptions, PostgresStore, sqlx::query_scalar};
+use queue_postgres::{
+    PostgresOptions, PostgresStore,
+    sqlx::{AssertSqlSafe, query_scalar, raw_sql},
+};
 
 #[tokio::test]
 async fn a_server_that_refuses_is_unavailable_at_once() {
@@ -59,13 +62,20 @@ async fn a_pool_that_is_used_up_is_unavailable_and_changes_nothing() {
         .max_connections(std::num::NonZeroU32::MIN)
         .acquire_timeout(Duration::from_millis(300));
     let store = options.open().await.unwrap();
-    let held = store.pool().acquire().await.unwrap();
-    let job = NewJob::new("x", Payload::null());
-    let error = store.insert(std::slice::from_ref(&job)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
-    assert_eq!(error.effect(), queue_core::Effect::None);
-    drop(held);
-    assert!(store.insert(&[job]).await.unwrap()[0].is_new());
+    let mut rival = schema.connection().await;
+    let lock = format!("BEGIN; LOCK TABLE \"{}\".job", schema.name);
+    raw_sql(AssertSqlSafe(lock)).execute(&mut rival).await.unwrap();
+    let job = || NewJob::new("x", Payload::null());
+    let first = [job()];
+    // The one connection waits for the lock; which of the two has it does not matter.
+    let calls = futures::future::join(async { store.insert(&first).await }, async {
+        let error = store.insert(&[job()]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert_eq!(error.effect(), queue_core::Effect::None);
+        raw_sql("COMMIT").execute(&mut rival).await.unwrap();
+    });
+    assert!(calls.await.0.unwrap()[0].is_new());
+    assert!(store.insert(&[job()]).await.unwrap()[0].is_new());
 }
 
 #[tokio::test]

@@ -2,15 +2,12 @@
 
 mod database;
 
-use std::{
-    num::NonZeroU32,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use database::{Schema, url, with_parameters};
 use futures::StreamExt;
 use queue_core::{Effect, ErrorKind, JobStore, NewJob, Payload, Reach};
-use queue_postgres::{PostgresOptions, sqlx::query};
+use queue_postgres::PostgresOptions;
 use test_servers::Private;
 
 fn job() -> NewJob {
@@ -40,18 +37,6 @@ async fn a_server_without_a_pooler_is_not_taken_for_one() {
     for _ in 0..5 {
         schema.options().unwrap().open().await.unwrap();
     }
-}
-
-#[tokio::test]
-async fn a_prepared_statement_that_has_gone_says_that_a_pooler_may_be_the_reason() {
-    let schema = Schema::new().unwrap();
-    let options = schema.options().unwrap().max_connections(NonZeroU32::MIN);
-    let store = options.open().await.unwrap();
-    store.insert(&[job()]).await.unwrap();
-    query("DEALLOCATE ALL").persistent(false).execute(store.pool()).await.unwrap();
-    let error = store.insert(&[job()]).await.unwrap_err();
-    assert_eq!((error.kind(), error.effect()), (ErrorKind::Config, Effect::None), "{error}");
-    assert!(error.to_string().contains("?pooler=transaction"), "{error}");
 }
 
 #[tokio::test]

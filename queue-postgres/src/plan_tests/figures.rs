@@ -102,7 +102,7 @@ async fn dead_rows_at_the_head_of_the_queue() {
             ground.run(fill).await;
             ground.run("VACUUM ANALYZE {s}.job").await;
             let request = || request(&["default"]);
-            let mut pin = ground.store.pool().acquire().await.unwrap();
+            let mut pin = ground.store.calls().acquire().await.unwrap();
             if pinned {
                 let pin_text = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class";
                 sqlx::raw_sql(pin_text).execute(&mut *pin).await.unwrap();

@@ -45,7 +45,7 @@ impl Ground {
             .expect("QUEUE_POSTGRES_URL is not set; run ./scripts/test");
         let schema = format!("test_{}", Uuid::now_v7().simple());
         let store = PostgresOptions::from_url(&url).unwrap().schema(&schema).open().await.unwrap();
-        let connection = store.pool().acquire().await.unwrap().detach();
+        let connection = store.calls().acquire().await.unwrap().detach();
         let mut ground = Ground { sql: Sql::new(&schema), store, connection };
         let done = AssertUnwindSafe(test(&mut ground)).catch_unwind().await;
         // Its transaction may be open.

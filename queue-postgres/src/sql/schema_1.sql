@@ -106,7 +106,8 @@ END $body$;
 
 -- Inserts jobs one after the other, for batches in which some have a unique key. Each inner statement
 -- sees what rivals committed before it. Keys are locked first, in one order: two batches with the same keys would
--- otherwise wait for each other. A holder that may be superseded is locked before it is judged; an insert that finds
+-- otherwise wait for each other. By 1,024 locks at most: the server has room for some thousands in all. Holders that
+-- may be superseded are locked before they are judged, in the order of ids, as by everybody else; an insert that finds
 -- an id taken by a rival it could not see waits for that rival and looks again.
 CREATE FUNCTION {s}.enqueue(
     p_now bigint, p_id uuid[], p_queue text[], p_kind text[], p_rank integer[], p_due bigint[],
@@ -120,8 +121,13 @@ DECLARE
     v_holder record;
 BEGIN
     PERFORM pg_advisory_xact_lock(k.lock)
-    FROM (SELECT DISTINCT hashtextextended(u.key, ({seed})::bigint # 1) AS lock
+    FROM (SELECT DISTINCT ({seed})::bigint # 1 # (hashtextextended(u.key, 0) & 1023) << 1 AS lock
           FROM unnest(p_unique_key) AS u (key) WHERE u.key IS NOT NULL ORDER BY 1) k;
+    IF 1 = ANY (p_mode) THEN
+        PERFORM FROM {s}.job j
+        WHERE j.held_key IN (SELECT u.key FROM unnest(p_unique_key, p_mode) AS u (key, mode) WHERE u.mode = 1)
+        ORDER BY j.id FOR NO KEY UPDATE;
+    END IF;
     FOR i IN 1 .. cardinality(p_id) LOOP
         LOOP
             IF EXISTS (SELECT FROM {s}.job j WHERE j.id = p_id[i]) THEN
