@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    num::NonZeroU32,
     sync::Arc,
 };
 
@@ -297,6 +298,10 @@ fn pick(candidates: Vec<Candidate>, limit: usize) -> Vec<(Candidate, Option<i64>
     picked
 }
 
+/// How much more a look finds whose answer was cut off too early, and where that ends.
+const FOUR: NonZeroU32 = NonZeroU32::new(4).unwrap();
+const WIDEST: u32 = 1 << 24;
+
 /// Claims in two statements: one finds candidates and free slots, the other takes what was picked.
 async fn claim_by_looking(
     db: &Db,
@@ -304,13 +309,9 @@ async fn claim_by_looking(
     wanted: &Wanted,
     filter: Option<&JobFilter>,
 ) -> Result<Claimed> {
-    let (mut tried, mut passed) = (0, BTreeSet::new());
+    let (mut tried, mut passed, mut wider) = (0, BTreeSet::new(), request.clone());
     loop {
         tried += 1;
-        let mut wider = request.clone();
-        if !passed.is_empty() {
-            wider.limit = request.limit.saturating_add(MANY_SPARE.unsigned_abs() as u32);
-        }
         let conditions =
             filter.map(|filter| (Conditions::of(filter, 10), Conditions::of(filter, 13)));
         let look = match &conditions {
@@ -336,9 +337,15 @@ async fn claim_by_looking(
         let later = later.into_iter().flatten().min().map(codec::time).transpose()?;
         let candidates: Vec<Candidate> =
             rows.iter().filter_map(|row| candidate(row).transpose()).collect::<Result<_>>()?;
+        let is_cut = filter.is_some() && candidates.len() >= wider.limit.get() as usize;
         let candidates =
             candidates.into_iter().filter(|there| !passed.contains(&there.id)).collect();
         let picked = pick(candidates, request.limit.get() as usize);
+        if is_cut && picked.len() < request.limit.get() as usize && wider.limit.get() < WIDEST {
+            // Jobs of different limits in one lane took each other's slots, or were passed over: others may be behind them.
+            wider.limit = wider.limit.saturating_mul(FOUR);
+            continue;
+        }
         if picked.is_empty() {
             let due = if passed.is_empty() { later } else { Some(now) };
             return Ok(Claimed::new(Vec::new(), due));
@@ -348,6 +355,7 @@ async fn claim_by_looking(
             // Somebody has them all locked, for who knows how long: then those behind them.
             Ok(jobs) if jobs.is_empty() && tried < TRIES => {
                 passed.extend(picked.iter().map(|(candidate, _)| candidate.id));
+                wider.limit = wider.limit.saturating_add(MANY_SPARE.unsigned_abs() as u32);
                 db::pause(tried).await;
             }
             Ok(jobs) if jobs.len() >= request.limit.get() as usize => {

@@ -54,14 +54,13 @@ async fn try_migrate(connection: &mut PgConnection, sql: &Sql) -> Result<i64, sq
     run(&mut tx, lock).await?;
     let found = version(&mut tx, sql).await?;
     if found < VERSION {
-        run(
-            &mut tx,
-            sql.expand(
-                "CREATE SCHEMA IF NOT EXISTS {s}; \
-                 CREATE TABLE IF NOT EXISTS {s}.schema_version (version bigint NOT NULL PRIMARY KEY)",
-            ),
-        )
-        .await?;
+        let there = "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace WHERE nspname = '{s_text}') AS known";
+        if !is_known(&mut tx, sql.expand(there)).await? {
+            run(&mut tx, sql.expand("CREATE SCHEMA IF NOT EXISTS {s}")).await?;
+        }
+        let versions =
+            "CREATE TABLE IF NOT EXISTS {s}.schema_version (version bigint NOT NULL PRIMARY KEY)";
+        run(&mut tx, sql.expand(versions)).await?;
         for (number, migration) in (1_i64..).zip(MIGRATIONS).filter(|(number, _)| *number > found) {
             run(&mut tx, sql.expand(migration)).await?;
             let note = format!("INSERT INTO {{s}}.schema_version VALUES ({number})");
@@ -76,6 +75,11 @@ async fn run(connection: &mut PgConnection, text: Arc<str>) -> Result<(), sqlx::
     sqlx::raw_sql(AssertSqlSafe(text)).execute(connection).await.map(drop)
 }
 
+async fn is_known(connection: &mut PgConnection, text: Arc<str>) -> Result<bool, sqlx::Error> {
+    let known = db::on(connection, &text, Args::new()).await?;
+    known.first().map_or(Ok(false), |row| row.try_get("known"))
+}
+
 /// The version of the tables; 0 when there are none.
 async fn version(connection: &mut PgConnection, sql: &Sql) -> Result<i64, sqlx::Error> {
     // Not `to_regclass`: that asks a cache, in which a rival's commit may not have arrived yet.
@@ -83,8 +87,7 @@ async fn version(connection: &mut PgConnection, sql: &Sql) -> Result<i64, sqlx::
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_tables \
          WHERE schemaname = '{s_text}' AND tablename = 'schema_version') AS known",
     );
-    let known = db::on(connection, &known, Args::new()).await?;
-    if !known.first().map_or(Ok(false), |row| row.try_get("known"))? {
+    if !is_known(connection, known).await? {
         return Ok(0);
     }
     let version = sql.expand("SELECT coalesce(max(version), 0) AS version FROM {s}.schema_version");

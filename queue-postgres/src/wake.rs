@@ -138,16 +138,24 @@ async fn tell_once(
     }
 }
 
+/// How long to wait before listening is tried again: longer each time, until it has held for a while.
+const SHORTEST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
 async fn listen(server: PgConnectOptions, channel: String, heard: broadcast::Sender<Wakeup>) {
-    let mut wait = Duration::from_millis(50);
+    let mut wait = SHORTEST_WAIT;
     loop {
+        let began = std::time::Instant::now();
         if let Err(error) = listen_once(&server, &channel, &heard).await {
-            tracing::debug!(%error, "the connection for wake-ups failed");
+            tracing::warn!(%error, "the connection for wake-ups failed; until there is another, workers poll");
+        }
+        if began.elapsed() > LONGEST_WAIT {
+            wait = SHORTEST_WAIT;
         }
         // Whatever was sent meanwhile was missed.
         let _ = heard.send(Wakeup::anywhere());
         tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(5));
+        wait = (wait * 2).min(LONGEST_WAIT);
     }
 }
 

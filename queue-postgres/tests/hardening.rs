@@ -14,7 +14,7 @@ use queue_core::{
 };
 use queue_postgres::{
     PostgresStore,
-    sqlx::{AssertSqlSafe, Connection, query_scalar},
+    sqlx::{AssertSqlSafe, Connection, PgConnection, query_scalar, raw_sql},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -150,4 +150,39 @@ async fn a_pooler_that_is_refused_finds_nothing_made() {
     let mut direct = Schema::new().unwrap().connection().await;
     let there: i64 = query_scalar(AssertSqlSafe(text)).fetch_one(&mut direct).await.unwrap();
     assert_eq!(there, 0, "the schema was made");
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_create_schemas_uses_the_one_that_was_made_for_it() {
+    let role = test_servers::Role::new();
+    let name = role.url().rsplit_once("schema=").unwrap().1.to_owned();
+    let mut connection = PgConnection::connect(&database::url().unwrap()).await.unwrap();
+    let text = format!(
+        "CREATE SCHEMA {name} AUTHORIZATION {name}; \
+         DO $$ BEGIN EXECUTE format('REVOKE CREATE ON DATABASE %I FROM {name}', current_database()); END $$"
+    );
+    let text = format!("SELECT pg_advisory_xact_lock(77); {text}");
+    raw_sql(AssertSqlSafe(text)).execute(&mut connection).await.unwrap();
+    let store = PostgresStore::connect(&role.url()).await.unwrap();
+    assert!(store.insert(&[job()]).await.unwrap()[0].is_new());
+}
+
+#[tokio::test]
+async fn a_claim_by_a_filter_takes_what_lanes_of_several_limits_leave() {
+    let schema = Schema::new().unwrap();
+    let store = schema.options().unwrap().open().await.unwrap();
+    let laned = |limit: u32| {
+        let mut job = job();
+        job.lane = Some(Lane::with_limit("lane", NonZeroU32::new(limit).unwrap()));
+        job
+    };
+    // The first two take the slots that those of the limit 2 would have; the fourth is behind more of them than the claim is for.
+    let jobs = [laned(3), laned(3), laned(2), laned(2), job()];
+    for job in &jobs {
+        store.insert(std::slice::from_ref(job)).await.unwrap();
+    }
+    let mut claim = request(3);
+    claim.filter = Some(JobFilter::all().with_states(queue_core::State::Waiting));
+    let taken: Vec<_> = store.claim(&claim).await.unwrap().jobs.iter().map(|job| job.id).collect();
+    assert_eq!(taken, [jobs[0].id, jobs[1].id, jobs[4].id]);
 }
