@@ -19,6 +19,8 @@ use crate::{
 
 /// How many jobs are changed by one command.
 const CHUNK: usize = 500;
+/// How long a reap waits for jobs that a transaction has written.
+const REAP_WAITS: std::time::Duration = std::time::Duration::from_secs(2);
 /// About the size of a statement.
 const STATEMENT_BYTES: usize = 1024;
 
@@ -50,18 +52,46 @@ pub(crate) async fn reap(db: &Db, limit: NonZeroU32) -> Result<Vec<Reaped>> {
         let stored = codec::read(&document, 0)?;
         let mut after = stored.row.clone();
         after.reap(now);
-        let mut change = Change::between(&stored.row, &after);
-        if let Some(error) = &after.error {
-            change.payload("error", Some(error));
-        }
-        statements.push(cas::guarded(&stored, change, STATEMENT_BYTES));
-        let Row { id, queue, control, .. } = after;
-        reaped.push(Reaped::new(id, queue, control.fence, control.state, control.crashes));
+        statements.push(reaping(&stored, &after, &ErrorThen::AsReaped));
+        reaped.push((stored, after));
     }
-    // One that has moved on was reaped, settled or renewed by another meanwhile.
-    let verdicts = batch::run(db, statements).await?;
-    let won = reaped.into_iter().zip(verdicts).filter(|(_, verdict)| *verdict == Verdict::Applied);
-    Ok(won.map(|(reaped, _)| reaped).collect())
+    // One that has moved on was reaped, settled or renewed by another meanwhile; one that a transaction has written is
+    // about to be.
+    let verdicts = batch::run_within(db, statements, REAP_WAITS).await?;
+    let (mut won, mut full) = (Vec::new(), Vec::new());
+    for ((stored, after), verdict) in reaped.into_iter().zip(verdicts) {
+        match verdict {
+            Verdict::Applied => won.push(after),
+            Verdict::TooLarge => full.push((stored, after)),
+            Verdict::NotMatched | Verdict::Taken | Verdict::Blocked => {}
+        }
+    }
+    // Where there is no room for what became of a job, the error of its last attempt makes room.
+    let statements =
+        full.iter().map(|(stored, after)| reaping(stored, after, &ErrorThen::None)).collect();
+    let verdicts = batch::run_within(db, statements, REAP_WAITS).await?;
+    let made_room = full.into_iter().zip(verdicts).filter(|(_, it)| *it == Verdict::Applied);
+    won.extend(made_room.map(|((_, after), _)| after));
+    let report = |Row { id, queue, control, .. }| {
+        Reaped::new(id, queue, control.fence, control.state, control.crashes)
+    };
+    Ok(won.into_iter().map(report).collect())
+}
+
+fn reaping(stored: &Stored, after: &Row, error: &ErrorThen) -> Statement {
+    let mut change = Change::between(&stored.row, after);
+    match (error, &after.error) {
+        (ErrorThen::AsReaped, None) => {}
+        (ErrorThen::AsReaped, error) => change.payload("error", error.as_ref()),
+        (ErrorThen::None, _) => change.payload("error", None),
+    }
+    cas::guarded(stored, change, STATEMENT_BYTES)
+}
+
+/// What a reap leaves as the error of a job.
+enum ErrorThen {
+    AsReaped,
+    None,
 }
 
 /// Changes all matching jobs and counts them.
@@ -135,7 +165,9 @@ async fn change_chunk(
     for (stored, verdict) in sent.into_iter().zip(batch::run(db, statements).await?) {
         match verdict {
             Verdict::Applied => *counts.count(change, stored.row.control.state) += 1,
-            Verdict::NotMatched | Verdict::Taken | Verdict::TooLarge => moved.push(stored.row.id),
+            Verdict::NotMatched | Verdict::Taken | Verdict::TooLarge | Verdict::Blocked => {
+                moved.push(stored.row.id)
+            }
         }
     }
     Ok(moved)

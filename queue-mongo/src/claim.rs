@@ -4,14 +4,14 @@ use std::cmp::Reverse;
 
 use futures::TryStreamExt;
 use mongodb::{bson::doc, options::ReturnDocument};
-use queue_core::{Claim, ClaimRequest, Claimed, Job, Order, Result, State};
+use queue_core::{Claim, ClaimRequest, Claimed, Job, JobId, Order, Result, State};
 
 use crate::{
     batch::{self, Statement, Verdict},
     change::Change,
     codec,
     connect::Db,
-    error::{Call, from_driver},
+    error::{Call, DUPLICATE, TOO_LARGE, code_of, from_driver},
 };
 
 mod lanes;
@@ -26,7 +26,7 @@ mod seen;
 mod wanted;
 
 use lanes::Lanes;
-pub(crate) use marks::{Last, mark, repair};
+pub(crate) use marks::{Last, mark, mark_in, repair};
 pub(crate) use seen::Seen;
 use wanted::{Candidate, Wanted};
 
@@ -46,6 +46,8 @@ const BEHIND: usize = 500;
 ///
 /// One look finds what is paused, what the token holds already, and the candidates. One guarded write each, all in one
 /// command, takes them: a candidate that another was faster with is made up for by a further look.
+///
+/// Looks go on, and park what is behind full lanes, until there is enough to take; the leases begin after that.
 pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
     let now = db.now().await?;
     let limit = usize::try_from(request.limit.get()).unwrap_or(usize::MAX);
@@ -66,60 +68,121 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
         true => look::again(db, &wanted, limit).await?,
         false => first.candidates,
     };
-    let claim = Claim::of(request, now);
-    let (mut taken, mut alone, mut round, mut most) = (0, None, 0, limit);
+    let mut taking = Taking { taken: 0, alone: None, is_lost: false };
+    let (mut round, mut most, mut own) = (0, limit, Vec::new());
+    let mut is_wide = false;
     while !candidates.is_empty() {
-        let (picked, behind) = lanes.pick(db, &candidates, limit - taken).await?;
-        let mut lost = false;
-        if let ([pick], 0) = (&picked[..], taken) {
-            alone = take_one(db, &wanted, &claim, pick).await?;
-            taken += usize::from(alone.is_some());
-            lost = alone.is_none();
-            lost.then(|| pass_over(pick, &mut lanes, &mut wanted));
-        } else {
-            for (pick, won) in picked.iter().zip(take(db, &wanted, &claim, &picked).await?) {
-                taken += usize::from(won);
-                lost |= !won;
-                (!won).then(|| pass_over(pick, &mut lanes, &mut wanted));
-            }
-        }
-        // Those of the last round as well, or each claim would read past them anew.
-        let back = match behind.is_empty() {
+        let (picked, behind) = lanes.pick(db, &candidates, limit - taking.taken).await?;
+        let is_cut = candidates.len() == most;
+        is_wide |= !behind.is_empty();
+        // What is behind slots that are only to be taken is not parked yet: it would be lost from sight if they were not.
+        let (mine, others): (Vec<_>, Vec<_>) =
+            behind.into_iter().partition(|Behind { lane, .. }| {
+                picked.iter().any(|pick| pick.lane() == Some(lane.as_str()))
+            });
+        let mut back = match others.is_empty() {
             true => false,
-            false => marks::park(db, &mut lanes, &behind).await?,
+            false => marks::park(db, &mut lanes, &others, now).await?,
         };
-        if taken == limit || !(lost || back || candidates.len() == most) {
+        own.extend(mine);
+        if picked.len() < limit - taking.taken && (is_cut || back) {
+            round += usize::from(back);
+            if taking.taken == 0 && round < ROUNDS {
+                // Parking may take long, and a lease begins with the taking: that comes last.
+                wanted.pass_by(&lanes, &picked);
+                lanes.unpick(&picked);
+                most = BEHIND.max(limit);
+                candidates = look::again(db, &wanted, most).await?;
+                continue;
+            }
+            round = ROUNDS;
+        }
+        taking.take(db, &mut wanted, &mut lanes, picked).await?;
+        // Those of the last round as well, or each claim would read past them anew.
+        let hidden = wanted.pass_by_none();
+        if !own.is_empty() {
+            back |= marks::park(db, &mut lanes, &std::mem::take(&mut own), now).await?;
+        }
+        if taking.taken == limit || !(taking.is_lost || back || is_cut || hidden) {
             break;
         }
-        // Rounds in which jobs are put aside come to an end by themselves.
-        round += usize::from(lost || behind.is_empty());
-        if round == ROUNDS {
+        round += 1;
+        if round >= ROUNDS {
             return Ok(Claimed::new(held(db, request).await?, Some(now)));
         }
-        most = limit - taken;
-        if !behind.is_empty() {
-            most = most.max(BEHIND);
-        }
+        most = if is_wide { BEHIND.max(limit) } else { limit - taking.taken };
         candidates = look::again(db, &wanted, most).await?;
     }
-    let jobs = match (taken, alone) {
+    let jobs = match (taking.taken, taking.alone) {
         (0, _) => Vec::new(),
         (1, Some(job)) => vec![job],
         _ => held(db, request).await?,
     };
-    if taken == limit {
+    if taking.taken == limit {
         return Ok(Claimed::new(jobs, None));
+    }
+    if marks::repair_when_short(db).await {
+        return Ok(Claimed::new(jobs, Some(now)));
     }
     let next_due = look::next_due(db, &wanted).await?;
     Ok(Claimed::new(jobs, next_due))
 }
 
+/// What a claim has taken.
+struct Taking {
+    taken: usize,
+    /// The first one, if it was taken alone.
+    alone: Option<Job>,
+    /// Whether some of the last ones were not to be had.
+    is_lost: bool,
+}
+
+impl Taking {
+    /// Takes candidates. Their leases begin now.
+    async fn take(
+        &mut self,
+        db: &Db,
+        wanted: &mut Wanted<'_>,
+        lanes: &mut Lanes,
+        picked: Vec<Pick>,
+    ) -> Result<()> {
+        self.is_lost = false;
+        if picked.is_empty() {
+            return Ok(());
+        }
+        let claim = Claim::of(wanted.request, db.now().await?);
+        let verdicts = match &picked[..] {
+            [pick] if self.taken == 0 => {
+                let (verdict, job) = take_one(db, wanted, &claim, pick).await?;
+                self.alone = job;
+                vec![verdict]
+            }
+            _ => {
+                let statements = picked.iter().map(|pick| statement(wanted, &claim, pick));
+                batch::run(db, statements.collect()).await?
+            }
+        };
+        for (pick, verdict) in picked.iter().zip(verdicts) {
+            match verdict {
+                Verdict::Applied => self.taken += 1,
+                _ => {
+                    self.is_lost = true;
+                    pass_over(pick, verdict, lanes, wanted);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Another was faster: with the job, or with its slot. A job in a lane is looked for again, after a new look at
-/// the lane.
-fn pass_over(pick: &Pick, lanes: &mut Lanes, wanted: &mut Wanted<'_>) {
-    match &pick.candidate.lane {
-        Some(lane) => lanes.forget(&lane.key),
-        None => wanted.set_lost(pick.candidate.id),
+/// the lane; one whose document has no room for a holder is not.
+fn pass_over(pick: &Pick, verdict: Verdict, lanes: &mut Lanes, wanted: &mut Wanted<'_>) {
+    if let Some(lane) = pick.lane() {
+        lanes.forget(lane);
+    }
+    if pick.lane().is_none() || verdict == Verdict::TooLarge {
+        wanted.set_lost(pick.candidate.id);
     }
 }
 
@@ -127,6 +190,20 @@ fn pass_over(pick: &Pick, lanes: &mut Lanes, wanted: &mut Wanted<'_>) {
 pub(crate) struct Pick {
     candidate: Candidate,
     slot: Option<u32>,
+}
+
+impl Pick {
+    fn lane(&self) -> Option<&str> {
+        self.candidate.lane.as_ref().map(|lane| lane.key.as_str())
+    }
+}
+
+/// A candidate whose lane is full.
+#[derive(Clone, Debug)]
+pub(crate) struct Behind {
+    id: JobId,
+    lane: String,
+    limit: u32,
 }
 
 /// The write that takes a job: only if it still is what was looked for.
@@ -146,7 +223,12 @@ fn statement(wanted: &Wanted<'_>, claim: &Claim, pick: &Pick) -> Statement {
 }
 
 /// Takes one job and reads it in the same trip.
-async fn take_one(db: &Db, wanted: &Wanted<'_>, claim: &Claim, pick: &Pick) -> Result<Option<Job>> {
+async fn take_one(
+    db: &Db,
+    wanted: &Wanted<'_>,
+    claim: &Claim,
+    pick: &Pick,
+) -> Result<(Verdict, Option<Job>)> {
     let Statement { filter, update, .. } = statement(wanted, claim, pick);
     let found = db
         .jobs
@@ -155,20 +237,17 @@ async fn take_one(db: &Db, wanted: &Wanted<'_>, claim: &Claim, pick: &Pick) -> R
         .return_document(ReturnDocument::After)
         .await;
     match found {
-        Ok(document) => {
-            document.map(|document| codec::read_job(&document, wanted.request.log)).transpose()
+        Ok(None) => Ok((Verdict::NotMatched, None)),
+        Ok(Some(document)) => {
+            Ok((Verdict::Applied, Some(codec::read_job(&document, wanted.request.log)?)))
         }
-        // The slot was taken meanwhile.
-        Err(error) if crate::error::code_of(&error) == Some(crate::error::DUPLICATE) => Ok(None),
-        Err(error) => Err(from_driver(Call::Write, error)),
+        Err(error) => match code_of(&error) {
+            // The slot was taken meanwhile.
+            Some(DUPLICATE) => Ok((Verdict::Taken, None)),
+            Some(code) if TOO_LARGE.contains(&code) => Ok((Verdict::TooLarge, None)),
+            _ => Err(from_driver(Call::Write, error)),
+        },
     }
-}
-
-/// Takes jobs, and says of each whether it was to be had.
-async fn take(db: &Db, wanted: &Wanted<'_>, claim: &Claim, picked: &[Pick]) -> Result<Vec<bool>> {
-    let statements = picked.iter().map(|pick| statement(wanted, claim, pick)).collect();
-    let verdicts = batch::run(db, statements).await?;
-    Ok(verdicts.into_iter().map(|verdict| verdict == Verdict::Applied).collect())
 }
 
 /// What is held under the request's token, in the order in which it should run.

@@ -24,15 +24,16 @@ use crate::{
 
 /// The version of the schema that this code writes.
 const VERSION: i64 = 1;
-/// MongoDB's documents end at 16 MiB; the rest is kept for the error of a job whose log is full.
-pub(crate) const MAX_JOB_BYTES: u64 = (16 * 1024 - 256) * 1024;
 /// The largest payload. Several of them and the rest of a job fit into a document.
 pub(crate) const MAX_PAYLOAD_BYTES: u64 = 4 * 1024 * 1024;
+/// The most that input and log take. MongoDB's documents end at 16 MiB: a job whose log is full can still be claimed, report
+/// its progress, and carry an error or output of the largest size.
+pub(crate) const MAX_JOB_BYTES: u64 = (16 * 1024 - 256) * 1024 - MAX_PAYLOAD_BYTES;
 /// The driver takes no shorter one; a longer one than its own would help nobody.
 const MIN_HEARTBEAT: std::time::Duration = std::time::Duration::from_millis(500);
 const MAX_HEARTBEAT: std::time::Duration = std::time::Duration::from_secs(10);
 /// How far two measurements of the server's clock may lie apart.
-const SLACK: std::time::Duration = std::time::Duration::from_millis(50);
+pub(crate) const SLACK: std::time::Duration = std::time::Duration::from_millis(50);
 
 /// An open database.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub(crate) struct Db {
     pub(crate) settled_jobs: Collection<Document>,
     pub(crate) schedules: Collection<Document>,
     pub(crate) records: Collection<Document>,
+    /// Lanes that were freed by transactions.
+    pub(crate) marks: Collection<Document>,
     /// Reads what is there now, as `jobs` does.
     pub(crate) fresh_records: Collection<Document>,
     pub(crate) clock: ServerClock,
@@ -65,6 +68,7 @@ pub(crate) struct Db {
 const WRITES: [&str; 4] = ["insert", "update", "findAndModify", "delete"];
 pub(crate) const JOBS: &str = "jobs";
 pub(crate) const RECORDS: &str = "records";
+pub(crate) const MARKS: &str = "freed_lanes";
 const SCHEDULES: &str = "schedules";
 const SCHEMA: &str = "schema";
 
@@ -89,6 +93,9 @@ pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
     driver.connect_timeout.get_or_insert(options.timeout);
     driver.heartbeat_freq.get_or_insert(options.timeout.clamp(MIN_HEARTBEAT, MAX_HEARTBEAT));
     driver.write_concern = Some(durable());
+    // The driver repeats a write whose answer was lost, and where the repeat is refused it reports that alone: a write that
+    // was applied would count as one that changed nothing. Callers repeat by id and by token, which is safe anywhere.
+    driver.retry_writes.get_or_insert(false);
     driver.app_name.get_or_insert_with(|| "queue".to_owned());
     let user = driver.credential.as_ref().and_then(|credential| credential.username.clone());
     let name = options.database.clone().or_else(|| driver.default_database.clone());
@@ -124,6 +131,7 @@ pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
         settled_jobs: open(JOBS, ReadConcern::majority()),
         schedules: open(SCHEDULES, ReadConcern::majority()),
         records: open(RECORDS, ReadConcern::majority()),
+        marks: open(MARKS, ReadConcern::local()),
         fresh_records: open(RECORDS, ReadConcern::local()),
         clock: ServerClock::new(options.clock),
         capabilities,
@@ -171,7 +179,7 @@ async fn migrate(db: &Db) -> Result<()> {
     let indexes = doc! { "createIndexes": JOBS, "indexes": indexes() };
     let index = async { db.database.run_command(indexes).await.map(drop) };
     // Each waits for the disk.
-    futures::try_join!(index, create(RECORDS), create(SCHEDULES)).map_err(failed)?;
+    futures::try_join!(index, create(RECORDS), create(SCHEDULES), create(MARKS)).map_err(failed)?;
     schema
         .update_one(doc! { "_id": "version" }, doc! { "$max": { "version": VERSION } })
         .upsert(true)

@@ -171,8 +171,8 @@ async fn clear_source(db: &Db, source: &Document, document: &Document) -> Result
     }
 }
 
-/// Deletes jobs that completed and are not kept, unless they have moved on. Which are gone. One trip, and a look when
-/// one of them was not there as it was read.
+/// Deletes jobs that completed and are not kept, unless they have moved on. Which of them this call deleted. One trip, and a
+/// look when one of them was not there as it was read.
 pub(crate) async fn drop_unmoved(db: &Db, doomed: &[&Stored]) -> Result<HashSet<JobId>> {
     if doomed.is_empty() {
         return Ok(HashSet::new());
@@ -187,9 +187,11 @@ pub(crate) async fn drop_unmoved(db: &Db, doomed: &[&Stored]) -> Result<HashSet<
         doomed.iter().map(|stored| doc! { "q": cas::unmoved(stored), "limit": 1 }).collect();
     let deleted = reply::delete(db, deletes).await?;
     let mut gone: HashSet<JobId> = doomed.iter().map(|stored| stored.row.id).collect();
+    if deleted == 0 {
+        return Ok(HashSet::new());
+    }
     if deleted < gone.len() as u64 {
-        // The answer does not say which. Who is not there any more was deleted by this call, or by another that
-        // was told the same.
+        // The answer does not say which.
         let ids: Vec<JobId> = gone.iter().copied().collect();
         for id in cas::load(db, &ids).await?.keys() {
             gone.remove(id);
@@ -200,6 +202,10 @@ pub(crate) async fn drop_unmoved(db: &Db, doomed: &[&Stored]) -> Result<HashSet<
         freed.filter_map(|stored| Some(stored.row.control.lane.as_ref()?.key.as_str())).collect();
     for lane in lanes {
         claim::mark(db, lane).await?;
+    }
+    // Somebody else deleted one of these, perhaps after the job was no longer its holder's; that one cannot be told apart.
+    if deleted < gone.len() as u64 {
+        gone.clear();
     }
     Ok(gone)
 }

@@ -10,6 +10,7 @@ mod codec;
 mod connect;
 mod error;
 mod filter;
+mod heartbeat;
 mod insert;
 mod intent;
 #[cfg(test)]

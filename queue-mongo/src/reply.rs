@@ -22,6 +22,12 @@ pub(crate) struct Failed {
     pub(crate) key: Option<String>,
 }
 
+/// Ends the command after so long, so that a document which another transaction has written does not hold up the rest.
+pub(crate) fn bound(command: &mut Document, limit: std::time::Duration) {
+    let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX).max(1);
+    command.insert("maxTimeMS", millis);
+}
+
 /// Runs a writing command and gives the statements that failed.
 pub(crate) async fn run(db: &Db, mut command: Document) -> Result<Vec<Failed>> {
     command.insert("ordered", false);

@@ -14,6 +14,7 @@ use crate::{
     batch::Statement,
     cas,
     change::Change,
+    claim,
     codec::{self, Stored},
     connect::{Db, JOBS},
     error::{Call, contention, from_driver},
@@ -70,6 +71,9 @@ pub(crate) async fn update_in(
                     intent::settle_before_delete(db, &[made]).await?;
                 }
                 let gone = jobs.delete_one(cas::unmoved(stored)).session(&mut *session).await;
+                if let Some(lane) = &stored.row.control.lane {
+                    claim::mark_in(session, db, &lane.key).await?;
+                }
                 (ack, gone.map_err(failed)?.deleted_count)
             }
         };

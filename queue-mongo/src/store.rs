@@ -21,7 +21,7 @@ use crate::{
     MongoOptions, bulk, claim,
     connect::{self, Db},
     error::STORE,
-    insert, read, schedule, session, update, wake,
+    heartbeat, insert, read, schedule, session, update, wake,
 };
 
 /// Jobs in a MongoDB database.
@@ -92,6 +92,10 @@ impl MongoStore {
     /// A holder that has lost its job is told so by [`Outcome::Fenced`]; it is for the caller to abort then. Where
     /// another writer of the job (its own heartbeat, an append) comes between the transaction's first read and this
     /// call, the server aborts the transaction: begin it again. Afterwards other writers of the job wait until it ends.
+    ///
+    /// Let it be the last thing in the transaction, and commit at once. As long as the transaction is open the job's own
+    /// heartbeats cannot be written ([`JobStore::heartbeat`] renews the other jobs and fails with `Timeout`), and it
+    /// cannot be reaped.
     ///
     /// ```no_run
     /// # use queue_core::{Job, JobPatch, JobUpdate, Outcome, Transition};
@@ -197,7 +201,7 @@ impl JobStore for MongoStore {
         if held.is_empty() {
             return Ok(Vec::new());
         }
-        writing(&self.0, "heartbeat", update::heartbeat(&self.0, held, lease)).await
+        writing(&self.0, "heartbeat", heartbeat::heartbeat(&self.0, held, lease)).await
     }
 
     async fn reap(&self, limit: NonZeroU32) -> Result<Vec<Reaped>> {

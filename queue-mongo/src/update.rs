@@ -1,11 +1,11 @@
-//! Updates and heartbeats.
+//! Updates.
 
-use std::{collections::HashSet, time::Duration};
+use std::collections::HashSet;
 
 use mongodb::bson::{Bson, doc};
 use queue_core::{
-    Ack, Fence, Guard, Held, JobId, JobPatch, JobUpdate, Judgement, NewEntry, Outcome, Result, Row,
-    State, Timestamp, Transition, Version, clean_progress,
+    Ack, Fence, Guard, JobId, JobPatch, JobUpdate, Judgement, NewEntry, Outcome, Result, Row,
+    State, Timestamp, Transition, Version,
 };
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a statement takes beside payloads and log.
-const STATEMENT_BYTES: usize = 1024;
+pub(crate) const STATEMENT_BYTES: usize = 1024;
 /// The largest patch that fits into one command.
 const MAX_PATCH_BYTES: usize = 15 * 1024 * 1024;
 
@@ -56,7 +56,7 @@ fn keeps_room(patch: &JobPatch) -> bool {
 
 /// A job as its holder sees it: the least that a guard on the fence implies. What a settle changes of it, it
 /// changes of every job that the guard lets through.
-fn held_row(fence: Fence) -> Row {
+pub(crate) fn held_row(fence: Fence) -> Row {
     let mut row = codec::blank();
     let control = &mut row.control;
     control.state = State::Running;
@@ -70,7 +70,7 @@ fn held_row(fence: Fence) -> Row {
     row
 }
 
-fn held_filter(id: &JobId, fence: Fence) -> mongodb::bson::Document {
+pub(crate) fn held_filter(id: &JobId, fence: Fence) -> mongodb::bson::Document {
     doc! {
         "_id": codec::job_id(id),
         "state": i32::from(State::Running.code()),
@@ -156,7 +156,7 @@ pub(crate) async fn update(db: &Db, updates: &[JobUpdate]) -> Result<Vec<Outcome
         match verdict {
             Verdict::Applied => outcomes[index] = Some(Outcome::Applied(Ack::holder(None))),
             Verdict::TooLarge => outcomes[index] = Some(too_large_job()),
-            Verdict::NotMatched | Verdict::Taken => open.push(index),
+            Verdict::NotMatched | Verdict::Taken | Verdict::Blocked => open.push(index),
         }
     }
     if let ([update], [0]) = (updates, &open[..])
@@ -252,7 +252,7 @@ async fn careful(
         match verdict {
             Verdict::Applied => outcomes[index] = Some(Outcome::Applied(ack)),
             Verdict::TooLarge => outcomes[index] = Some(too_large_job()),
-            Verdict::NotMatched | Verdict::Taken => left.push(index),
+            Verdict::NotMatched | Verdict::Taken | Verdict::Blocked => left.push(index),
         }
     }
     Ok(left)
@@ -291,62 +291,4 @@ pub(crate) fn decide(update: &JobUpdate, stored: &Stored, now: Timestamp) -> Dec
     let mut change = Change::between(&stored.row, &after);
     complete_change(&mut change, patch, &new, now);
     Decided::Write(ack, cas::guarded(stored, change, bytes))
-}
-
-/// Renews leases. One trip unless some were lost or are to be cancelled.
-pub(crate) async fn heartbeat(db: &Db, held: &[Held], lease: Duration) -> Result<Vec<Outcome>> {
-    let now = db.now().await?;
-    let beat = |row: &Row, held: &Held| {
-        let mut after = row.clone();
-        after.control.heartbeat(lease, now);
-        if let Some(progress) = &held.progress {
-            after.progress = Some(clean_progress(progress));
-        }
-        let mut change = Change::between(row, &after);
-        change.set.insert("lease_until", now.plus(lease).as_micros());
-        change
-    };
-    let statements = held.iter().map(|held| Statement {
-        filter: held_filter(&held.id, held.fence),
-        update: beat(&held_row(held.fence), held).into_update(),
-        bytes: STATEMENT_BYTES,
-    });
-    let verdicts = batch::run(db, statements.collect()).await?;
-    let mut outcomes: Vec<Option<Outcome>> = verdicts
-        .iter()
-        .map(|verdict| (*verdict == Verdict::Applied).then(|| Outcome::Applied(Ack::holder(None))))
-        .collect();
-    for round in 0..cas::ROUNDS {
-        let open: Vec<usize> = (0..held.len()).filter(|i| outcomes[*i].is_none()).collect();
-        if open.is_empty() {
-            break;
-        }
-        if round > 0 {
-            reply::pause(round).await;
-        }
-        let ids: Vec<JobId> = open.iter().map(|index| held[*index].id).collect();
-        let loaded = cas::load(db, &ids).await?;
-        let (mut sent, mut statements) = (Vec::new(), Vec::new());
-        for index in open {
-            let held = &held[index];
-            let Some(stored) = loaded.get(&held.id) else {
-                outcomes[index] = Some(Outcome::Missing);
-                continue;
-            };
-            match stored.row.control.judge(Guard::Fence(held.fence), None) {
-                Judgement::Refuse(outcome) => outcomes[index] = Some(outcome),
-                Judgement::Apply(cancel) => {
-                    sent.push((index, Ack::holder(cancel)));
-                    let change = beat(&stored.row, held);
-                    statements.push(cas::guarded(stored, change, STATEMENT_BYTES));
-                }
-            }
-        }
-        for ((index, ack), verdict) in sent.into_iter().zip(batch::run(db, statements).await?) {
-            if verdict == Verdict::Applied {
-                outcomes[index] = Some(Outcome::Applied(ack));
-            }
-        }
-    }
-    outcomes.into_iter().map(|outcome| outcome.ok_or_else(contention)).collect()
 }

@@ -255,7 +255,7 @@ async fn sizes(case: &Case<'_>) -> Checked {
         check_unchanged(store, &held, "a document over the limit").await?;
     }
     let room = capabilities.max_job_bytes.unwrap_or(u64::MAX);
-    if room > 3 * limit {
+    if room > 2 * limit {
         let full = string_of(size)?;
         let input = NewJob::new("full", full.clone());
         put(store, &input).await?;

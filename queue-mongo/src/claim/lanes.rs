@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use futures::TryStreamExt;
 use mongodb::bson::doc;
-use queue_core::{JobId, Result};
+use queue_core::Result;
 
-use super::{Pick, failed, wanted::Candidate};
+use super::{Behind, Pick, failed, wanted::Candidate};
 use crate::{codec::Read as _, connect::Db};
 
 /// The lanes that a claim has met. What others take meanwhile is caught by the unique index.
@@ -14,14 +14,13 @@ use crate::{codec::Read as _, connect::Db};
 pub(super) struct Lanes(HashMap<String, BTreeSet<u32>>);
 
 impl Lanes {
-    /// The first candidates that can be taken, with their slots, and those before the last of them whose lanes are full:
-    /// id, lane and limit.
+    /// The first candidates that can be taken, with their slots, and those before the last of them whose lanes are full.
     pub(super) async fn pick(
         &mut self,
         db: &Db,
         candidates: &[Candidate],
         limit: usize,
-    ) -> Result<(Vec<Pick>, Vec<(JobId, String, u32)>)> {
+    ) -> Result<(Vec<Pick>, Vec<Behind>)> {
         let lanes = candidates.iter().filter_map(|candidate| candidate.lane.as_ref());
         self.load(db, lanes.map(|lane| lane.key.as_str())).await?;
         let (mut picked, mut behind) = (Vec::new(), Vec::new());
@@ -33,9 +32,9 @@ impl Lanes {
                 None => None,
                 Some(lane) => {
                     let held = self.0.entry(lane.key.clone()).or_default();
-                    let free = (0..).find(|slot| !held.contains(slot)).unwrap_or(u32::MAX);
-                    if free >= lane.limit.get() {
-                        behind.push((candidate.id, lane.key.clone(), lane.limit.get()));
+                    let (free, limit) = (first_free(held), lane.limit.get());
+                    if free >= limit {
+                        behind.push(Behind { id: candidate.id, lane: lane.key.clone(), limit });
                         continue;
                     }
                     held.insert(free);
@@ -80,8 +79,28 @@ impl Lanes {
         limit - u32::try_from(held).unwrap_or(limit)
     }
 
+    /// The lowest slot of a lane that nobody has: jobs with no more slots than that are behind it.
+    pub(super) fn free(&self, lane: &str) -> u32 {
+        self.0.get(lane).map_or(0, first_free)
+    }
+
+    /// Gives slots back that were not taken after all.
+    pub(super) fn unpick(&mut self, picked: &[Pick]) {
+        for pick in picked {
+            if let (Some(lane), Some(slot)) = (pick.lane(), pick.slot)
+                && let Some(held) = self.0.get_mut(lane)
+            {
+                held.remove(&slot);
+            }
+        }
+    }
+
     /// The next look asks for this lane again.
     pub(super) fn forget(&mut self, lane: &str) {
         self.0.remove(lane);
     }
+}
+
+fn first_free(held: &BTreeSet<u32>) -> u32 {
+    (0..).find(|slot| !held.contains(slot)).unwrap_or(u32::MAX)
 }

@@ -22,8 +22,10 @@ use crate::{
 
 /// A pipeline may have 1,000 stages.
 const PARTS: usize = 200;
-/// LIFO looks at so many priorities in one trip.
+/// LIFO looks at so many priorities in one trip, or at fewer: each repeats the ranges, which may be long lists of names.
 const PRIORITIES: usize = 50;
+/// The size of such a command; the server takes 16 MiB.
+const BYTES: usize = 8 * 1024 * 1024;
 
 /// What the first look finds.
 #[derive(Debug, Default)]
@@ -97,8 +99,12 @@ pub(super) async fn again(db: &Db, wanted: &Wanted<'_>, limit: usize) -> Result<
         priorities.insert(value.as_i32().ok_or_else(|| corrupt("a priority"))?);
     }
     let priorities: Vec<i32> = priorities.into_iter().rev().collect();
+    let one = doc! { "pipeline": wanted.lifo(&[0], limit) };
+    let bytes = one.to_vec().map_err(corrupt)?.len();
+    let groups = wanted.ranges.groups().len();
+    let each = PRIORITIES.min(BYTES / bytes).min(PARTS / groups).max(1);
     let mut candidates = Vec::new();
-    for priorities in priorities.chunks(PRIORITIES) {
+    for priorities in priorities.chunks(each) {
         if candidates.len() < limit {
             candidates.extend(found(db, wanted.lifo(priorities, limit - candidates.len())).await?);
         }

@@ -5,19 +5,25 @@
 //! many as there are slots, and takes the mark away when the lane is full again or nothing is parked behind it.
 //! So a mark never depends on a second write: a process may die anywhere, and the next claim goes on.
 //!
+//! A transaction of the caller's that deletes the holder of a slot leaves a bare mark, in a collection of its own
+//! ([`mark_in`]). A mark stays until a claim of the lane's own queues and kinds follows it: other requests pass it by.
+//!
 //! Three races are left to look after. A slot may be freed, and its mark taken away, between the look that finds the
 //! lane full and the write that parks: the parker looks at the lane once more afterwards ([`park`]). It may die
-//! before that look, and a job may be deleted with its mark: every few seconds a reap marks lanes that have room
-//! and parked jobs ([`repair`]).
+//! before that look, and a job may be deleted with its mark: every few seconds a reap, or a claim that comes back
+//! short, marks lanes that have room and parked jobs ([`repair`]).
 
 use std::{collections::BTreeSet, time::Instant};
 
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, Document, doc};
-use queue_core::{JobId, Kinds, Queues, Result};
+use mongodb::{
+    ClientSession,
+    bson::{Bson, Document, doc},
+};
+use queue_core::{Kinds, Queues, Result, Timestamp};
 
 use super::{
-    failed,
+    Behind, failed,
     lanes::Lanes,
     ranges::one_of,
     wanted::{Wanted, union},
@@ -25,12 +31,10 @@ use super::{
 use crate::{
     batch::{self, Statement},
     codec::{self, PARKED, READY, Read as _},
-    connect::{Db, JOBS},
+    connect::{Db, JOBS, MARKS},
     error::{Call, corrupt, from_driver},
 };
 
-/// How many jobs of other queues and kinds a claim brings back from a lane that has nothing for itself.
-const OTHERS: i64 = 20;
 /// How often a process looks for lanes that lost their mark.
 const REPAIR_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 /// A pipeline may have 1,000 stages.
@@ -40,8 +44,10 @@ const PARTS: usize = 200;
 #[derive(Debug)]
 pub(super) struct Mark {
     lane: String,
-    /// The documents that say so, with their revisions.
-    documents: Vec<(Bson, i64)>,
+    /// The jobs that say so, with their revisions.
+    jobs: Vec<(Bson, i64)>,
+    /// The documents that say nothing else.
+    bare: Vec<Bson>,
     /// The limits of the jobs that are parked behind the lane.
     limits: Vec<u32>,
 }
@@ -61,6 +67,8 @@ fn with_limits() -> Document {
 pub(super) fn steps() -> Vec<Document> {
     vec![
         doc! { "$match": { "freed": { "$exists": true } } },
+        doc! { "$project": { "freed": 1, "rev": 1 } },
+        doc! { "$unionWith": MARKS },
         doc! { "$group": { "_id": "$freed", "marks": { "$push": { "id": "$_id", "rev": "$rev" } } } },
         with_limits(),
     ]
@@ -70,7 +78,8 @@ impl Mark {
     pub(super) fn read(document: &Document) -> Result<Mark> {
         let mut mark = Mark {
             lane: document.text("_id")?.to_owned(),
-            documents: Vec::new(),
+            jobs: Vec::new(),
+            bare: Vec::new(),
             limits: Vec::new(),
         };
         for limit in document.get_array("limits").map_err(corrupt)? {
@@ -80,7 +89,10 @@ impl Mark {
             for from in document.get_array("marks").map_err(corrupt)? {
                 let from = from.as_document().ok_or_else(|| corrupt("a mark"))?;
                 let id = from.get("id").cloned().ok_or_else(|| corrupt("a mark without a job"))?;
-                mark.documents.push((id, from.int("rev")?));
+                match from.has("rev") {
+                    true => mark.jobs.push((id, from.int("rev")?)),
+                    false => mark.bare.push(id),
+                }
             }
         }
         Ok(mark)
@@ -88,8 +100,8 @@ impl Mark {
 
     /// Takes the mark away, unless the job has run once more and left a new one. Not a change of the job: its revision
     /// stays.
-    fn clear(self) -> impl Iterator<Item = Statement> {
-        self.documents.into_iter().map(move |(id, rev)| Statement {
+    fn clear(&self) -> impl Iterator<Item = Statement> {
+        self.jobs.iter().map(|(id, rev)| Statement {
             filter: doc! { "_id": id, "rev": rev, "freed": &self.lane },
             update: doc! { "$unset": { "freed": "" } },
             bytes: 256,
@@ -107,7 +119,7 @@ pub(super) async fn reopen(
 ) -> Result<bool> {
     let parked = marks.iter().filter(|mark| !mark.limits.is_empty());
     lanes.load(db, parked.map(|mark| mark.lane.as_str())).await?;
-    let (mut parts, mut cleared) = (Vec::new(), Vec::new());
+    let (mut parts, mut cleared, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for mark in marks {
         let open: Vec<u32> = mark
             .limits
@@ -117,6 +129,7 @@ pub(super) async fn reopen(
             .collect();
         if open.is_empty() {
             cleared.extend(mark.clear());
+            bare.extend(mark.bare);
             continue;
         }
         // For each limit as many as there are slots: the jobs of one limit may all be in the way of another's.
@@ -125,37 +138,27 @@ pub(super) async fn reopen(
             let lane = behind(&mark.lane, i64::from(*limit_there).into());
             parts.push(first_parked(wanted, lane, limit.min(room)));
         }
-        let open: Vec<i64> = open.into_iter().map(i64::from).collect();
-        parts.push(vec![
-            doc! { "$match": behind(&mark.lane, doc! { "$in": open }.into()) },
-            doc! { "$limit": OTHERS },
-            doc! { "$project": { "other": "$lane.key" } },
-        ]);
     }
     if !cleared.is_empty() {
         batch::run(db, cleared).await?;
     }
-    let (mut own, mut others) = (Vec::new(), Vec::new());
-    let mut lanes_served = BTreeSet::new();
+    if !bare.is_empty() {
+        let gone = db.marks.delete_many(doc! { "_id": { "$in": bare } }).await;
+        gone.map_err(|error| from_driver(Call::Write, error))?;
+    }
+    let mut back = Vec::new();
     for parts in parts.chunks(PARTS) {
         let mut found = db.jobs.aggregate(union(parts.to_vec())).await.map_err(failed)?;
         while let Some(document) = found.try_next().await.map_err(failed)? {
             let id = document.get("_id").cloned().ok_or_else(|| corrupt("a job without an id"))?;
-            if document.has("other") {
-                others.push((document.text("other")?.to_owned(), id));
-            } else {
-                lanes_served.insert(document.text("own")?.to_owned());
-                // No other job of its range may be ready.
-                wanted.ranges.add(document.text("queue")?, document.text("kind")?);
-                own.push(id);
-            }
+            // No other job of its range may be ready.
+            wanted.ranges.add(document.text("queue")?, document.text("kind")?);
+            back.push(id);
         }
     }
-    let others = others.into_iter().filter(|(lane, _)| !lanes_served.contains(lane));
-    let back: Vec<Bson> = own.into_iter().chain(others.map(|(_, id)| id)).collect();
     let came_back = !back.is_empty();
     if came_back {
-        set_state(db, back, PARKED, READY).await?;
+        move_all(db, doc! { "_id": { "$in": back }, "state": PARKED }, READY).await?;
     }
     Ok(came_back)
 }
@@ -176,6 +179,7 @@ fn first_parked(wanted: &Wanted<'_>, lane: Document, limit: usize) -> Vec<Docume
         _ => Some(doc! { "$nin": wanted.paused.clone() }.into()),
     };
     open.map(|open| query.insert("queue", open));
+    query.insert("run_at", doc! { "$lte": wanted.now.as_micros() });
     if let Kinds::Only(kinds) = &wanted.request.kinds {
         query.insert("kind", one_of(&kinds.iter().map(AsRef::as_ref).collect::<Vec<_>>()));
     }
@@ -183,12 +187,11 @@ fn first_parked(wanted: &Wanted<'_>, lane: Document, limit: usize) -> Vec<Docume
         doc! { "$match": wanted.narrowed(query) },
         doc! { "$sort": wanted.order() },
         doc! { "$limit": codec::int(limit as u64) },
-        doc! { "$project": { "own": "$lane.key", "queue": 1, "kind": 1 } },
+        doc! { "$project": { "queue": 1, "kind": 1 } },
     ]
 }
 
-async fn set_state(db: &Db, ids: Vec<Bson>, from: i32, to: i32) -> Result<()> {
-    let query = doc! { "_id": { "$in": ids }, "state": from };
+async fn move_all(db: &Db, query: Document, to: i32) -> Result<()> {
     // To its readers the job is waiting in both: its revision stays.
     let moved = db.jobs.update_many(query, doc! { "$set": { "state": to } }).await;
     moved.map(drop).map_err(|error| from_driver(Call::Write, error))
@@ -196,22 +199,25 @@ async fn set_state(db: &Db, ids: Vec<Bson>, from: i32, to: i32) -> Result<()> {
 
 /// Puts jobs aside whose lanes were found full, unless a lane has room by now.
 ///
-/// Whether some were brought back.
+/// Only what is due: a job that has run meanwhile and is to be tried again later does not wait for its lane. Whether
+/// some were brought back.
 pub(super) async fn park(
     db: &Db,
     lanes: &mut Lanes,
-    behind: &[(JobId, String, u32)],
+    behind: &[Behind],
+    now: Timestamp,
 ) -> Result<bool> {
-    let ids = behind.iter().map(|(id, ..)| codec::job_id(id)).collect();
-    set_state(db, ids, READY, PARKED).await?;
-    behind.iter().for_each(|(_, lane, _)| lanes.forget(lane));
-    lanes.load(db, behind.iter().map(|(_, lane, _)| lane.as_str())).await?;
-    let open = behind.iter().filter(|(_, lane, limit)| lanes.room(lane, *limit) > 0);
-    let back: Vec<Bson> = open.map(|(id, ..)| codec::job_id(id)).collect();
+    let ids: Vec<Bson> = behind.iter().map(|job| codec::job_id(&job.id)).collect();
+    let due = doc! { "_id": { "$in": ids }, "state": READY, "run_at": { "$lte": now.as_micros() } };
+    move_all(db, due, PARKED).await?;
+    behind.iter().for_each(|job| lanes.forget(&job.lane));
+    lanes.load(db, behind.iter().map(|job| job.lane.as_str())).await?;
+    let open = behind.iter().filter(|job| lanes.room(&job.lane, job.limit) > 0);
+    let back: Vec<Bson> = open.map(|job| codec::job_id(&job.id)).collect();
     if back.is_empty() {
         return Ok(false);
     }
-    set_state(db, back, PARKED, READY).await?;
+    move_all(db, doc! { "_id": { "$in": back }, "state": PARKED }, READY).await?;
     Ok(true)
 }
 
@@ -226,10 +232,32 @@ pub(crate) async fn mark(db: &Db, lane: &str) -> Result<()> {
     marked.map(drop).map_err(|error| from_driver(Call::Write, error))
 }
 
-/// Marks lanes that have room and parked jobs, if the last look at them is some time ago.
-pub(crate) async fn repair(db: &Db) -> Result<()> {
+/// Marks a lane as part of the caller's transaction, which deletes the job that holds a slot. In a document of its own: the
+/// transaction may not see the jobs that were parked since it began.
+pub(crate) async fn mark_in(session: &mut ClientSession, db: &Db, lane: &str) -> Result<()> {
+    // Without concerns of its own: they are the transaction's.
+    let marks = db.database.collection::<Document>(MARKS);
+    let mark = doc! { "_id": codec::uuid(&queue_core::Uuid::now_v7()), "freed": lane };
+    let marked = marks.insert_one(mark).session(session).await;
+    marked.map(drop).map_err(|error| from_driver(Call::Write, error))
+}
+
+/// The net under a claim that has room for more. Whether a lane was marked, so that another claim finds more.
+pub(super) async fn repair_when_short(db: &Db) -> bool {
+    if !db.repaired.is_old(REPAIR_EVERY) {
+        return false;
+    }
+    repair(db).await.unwrap_or_else(|error| {
+        // What was taken is taken.
+        tracing::warn!(%error, "the lanes with parked jobs could not be looked at");
+        false
+    })
+}
+
+/// Marks lanes that have room and parked jobs, if the last look at them is some time ago. Whether there were any.
+pub(crate) async fn repair(db: &Db) -> Result<bool> {
     if !db.repaired.is_due(REPAIR_EVERY) {
-        return Ok(());
+        return Ok(false);
     }
     let steps = [
         doc! { "$match": { "state": PARKED } },
@@ -243,22 +271,61 @@ pub(crate) async fn repair(db: &Db) -> Result<()> {
     }
     let mut lanes = Lanes::default();
     lanes.load(db, parked.iter().map(|mark| mark.lane.as_str())).await?;
-    for Mark { lane, limits, .. } in &parked {
-        if limits.iter().any(|limit| lanes.room(lane, *limit) > 0) {
-            mark(db, lane).await?;
-        }
+    parked.retain(|Mark { lane, limits, .. }| {
+        limits.iter().any(|limit| lanes.room(lane, *limit) > 0)
+    });
+    if parked.is_empty() {
+        return Ok(false);
     }
-    Ok(())
+    // Those that have their mark wait for their own workers.
+    let steps = [
+        doc! { "$match": { "freed": { "$exists": true } } },
+        doc! { "$project": { "freed": 1 } },
+        doc! { "$unionWith": MARKS },
+        doc! { "$group": { "_id": "$freed" } },
+    ];
+    let mut marked = BTreeSet::new();
+    let mut found = db.jobs.aggregate(steps).await.map_err(failed)?;
+    while let Some(document) = found.try_next().await.map_err(failed)? {
+        marked.insert(document.text("_id")?.to_owned());
+    }
+    parked.retain(|parked| !marked.contains(&parked.lane));
+    for parked in &parked {
+        mark(db, &parked.lane).await?;
+    }
+    Ok(!parked.is_empty())
 }
 
 /// When something was done last.
-#[derive(Debug, Default)]
-pub(crate) struct Last(std::sync::Mutex<Option<Instant>>);
+#[derive(Debug)]
+pub(crate) struct Last {
+    opened: Instant,
+    at: std::sync::Mutex<Option<Instant>>,
+}
+
+impl Default for Last {
+    fn default() -> Last {
+        Last { opened: Instant::now(), at: std::sync::Mutex::default() }
+    }
+}
 
 impl Last {
+    /// As if a long time had passed.
+    #[cfg(test)]
+    pub(super) fn set_old(&self) {
+        let long_ago = Instant::now().checked_sub(2 * REPAIR_EVERY);
+        *self.at.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = long_ago;
+    }
+
+    /// Whether that, or the opening of the store, is as long ago.
+    fn is_old(&self, than: std::time::Duration) -> bool {
+        let last = *self.at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        last.unwrap_or(self.opened).elapsed() >= than
+    }
+
     /// Whether that is as long ago; then it is now.
     fn is_due(&self, after: std::time::Duration) -> bool {
-        let mut last = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self.at.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let due = last.is_none_or(|at| at.elapsed() >= after);
         if due {
             *last = Some(Instant::now());

@@ -8,7 +8,7 @@ use queue_core::{
     Payload, Queues, State, States, Transition,
 };
 
-use super::{Lanes, marks};
+use super::{Behind, Lanes, marks};
 use crate::{
     MongoOptions, MongoStore,
     codec::{PARKED, READY},
@@ -124,8 +124,10 @@ async fn deleting_the_job_that_freed_a_slot_does_not_lose_the_mark() {
 async fn a_job_is_not_parked_behind_a_lane_that_has_room_by_then() {
     let scratch = Scratch::open().await;
     let job = scratch.insert(1, Keep::Always).await;
-    let behind = [(job.id, "lane".to_owned(), 1)];
-    let came_back = marks::park(&scratch.0.0, &mut Lanes::default(), &behind).await.unwrap();
+    let behind = [Behind { id: job.id, lane: "lane".to_owned(), limit: 1 }];
+    let db = &scratch.0.0;
+    let now = db.now().await.unwrap();
+    let came_back = marks::park(db, &mut Lanes::default(), &behind, now).await.unwrap();
     assert!(came_back);
     assert_eq!((scratch.stored(READY).await, scratch.stored(PARKED).await), (1, 0));
     scratch.drop().await;
@@ -149,5 +151,35 @@ async fn jobs_of_a_narrow_limit_are_not_in_the_way_of_those_of_a_wide_one() {
     let claimed = scratch.claim(5).await;
     let limits = claimed.iter().map(|job| job.lane.as_ref().unwrap().limit.get());
     assert_eq!(limits.collect::<Vec<_>>(), [1, 2]);
+    scratch.drop().await;
+}
+
+#[tokio::test]
+async fn a_claim_that_comes_back_empty_finds_a_lane_whose_mark_was_lost() {
+    let (scratch, holder) = Scratch::with_parked(Keep::Always, 2).await;
+    scratch.complete(&holder).await;
+    let jobs = scratch.0.database().collection::<Document>(JOBS);
+    jobs.update_many(doc! {}, doc! { "$unset": { "freed": "" } }).await.unwrap();
+    scratch.0.0.repaired.set_old();
+    let lease = Duration::from_secs(60);
+    let request = ClaimRequest::new(Queues::default(), "tester", NonZeroU32::MIN, lease);
+    let claimed = scratch.0.claim(&request).await.unwrap();
+    let now = scratch.0.ping().await.unwrap();
+    assert!(claimed.jobs.is_empty());
+    assert!(claimed.next_due.is_some_and(|at| at <= now), "{:?}", claimed.next_due);
+    assert_eq!(scratch.claim(1).await.len(), 1);
+    scratch.drop().await;
+}
+
+#[tokio::test]
+async fn a_lane_that_has_its_mark_does_not_call_the_workers_of_other_queues() {
+    let (scratch, holder) = Scratch::with_parked(Keep::Always, 2).await;
+    scratch.complete(&holder).await;
+    scratch.0.0.repaired.set_old();
+    let other = Queues::Only(vec![queue_core::QueueName::new("other").unwrap()]);
+    let lease = Duration::from_secs(60);
+    let request = ClaimRequest::new(other, "tester", NonZeroU32::MIN, lease);
+    assert_eq!(scratch.0.claim(&request).await.unwrap().next_due, None);
+    assert_eq!(scratch.claim(1).await.len(), 1);
     scratch.drop().await;
 }

@@ -1,11 +1,13 @@
 //! What a claim looks for, as pipelines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mongodb::bson::{Bson, Document, doc};
 use queue_core::{ClaimRequest, JobId, Kinds, Lane, Order, Queues, Result, Timestamp, Unique};
 
 use super::{
+    Pick,
+    lanes::Lanes,
     look::{self, First},
     ranges::Ranges,
     seen::Seen,
@@ -36,6 +38,16 @@ pub(super) struct Wanted<'a> {
     pub(super) paused: Vec<String>,
     pub(super) now: Timestamp,
     lost: Vec<JobId>,
+    passed_by: PassedBy,
+}
+
+/// Lanes that are full with what is about to be taken: looks pass by the jobs behind it.
+#[derive(Default)]
+struct PassedBy {
+    /// By the lowest slot that is free.
+    lanes: BTreeMap<u32, BTreeSet<String>>,
+    /// What is about to be taken.
+    picked: Vec<JobId>,
 }
 
 impl<'a> Wanted<'a> {
@@ -52,7 +64,8 @@ impl<'a> Wanted<'a> {
             Kinds::Only(kinds) => kinds.iter().map(|kind| kind.as_ref().to_owned()).collect(),
         };
         let ranges = Ranges { queues, kinds };
-        Wanted { request, ranges, paused: Vec::new(), now, lost: Vec::new() }
+        let (paused, lost) = (Vec::new(), Vec::new());
+        Wanted { request, ranges, paused, now, lost, passed_by: PassedBy::default() }
     }
 
     /// Leaves out paused queues, and looks for all kinds that there are. Whether that makes a difference.
@@ -87,6 +100,24 @@ impl<'a> Wanted<'a> {
         self.lost.push(id);
     }
 
+    /// Looks pass by what is behind these candidates, which are still to be taken.
+    pub(super) fn pass_by(&mut self, lanes: &Lanes, picked: &[Pick]) {
+        let mut passed_by = PassedBy::default();
+        for pick in picked {
+            passed_by.picked.push(pick.candidate.id);
+            if let Some(lane) = pick.lane() {
+                let same = passed_by.lanes.entry(lanes.free(lane)).or_default();
+                same.insert(lane.to_owned());
+            }
+        }
+        self.passed_by = passed_by;
+    }
+
+    /// Looks see everything again. Whether some jobs were passed by.
+    pub(super) fn pass_by_none(&mut self) -> bool {
+        !std::mem::take(&mut self.passed_by).lanes.is_empty()
+    }
+
     /// Matches a candidate only as long as it is one.
     pub(super) fn still(&self, candidate: &Candidate) -> Document {
         let this = doc! {
@@ -117,6 +148,18 @@ impl<'a> Wanted<'a> {
         if !self.lost.is_empty() {
             let lost: Vec<Bson> = self.lost.iter().map(codec::job_id).collect();
             range.insert("_id", doc! { "$nin": lost });
+        }
+        if !self.passed_by.lanes.is_empty() {
+            let picked: Vec<Bson> = self.passed_by.picked.iter().map(codec::job_id).collect();
+            let behind = self.passed_by.lanes.iter().map(|(free, lanes)| {
+                let lanes: Vec<&str> = lanes.iter().map(String::as_str).collect();
+                doc! {
+                    "lane.key": { "$in": lanes },
+                    "lane.limit": { "$lte": i64::from(*free) },
+                    "_id": { "$nin": picked.clone() },
+                }
+            });
+            range.insert("$nor", behind.collect::<Vec<_>>());
         }
         vec![
             doc! { "$match": self.narrowed(range) },
