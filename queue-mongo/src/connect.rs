@@ -95,7 +95,8 @@ pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
     driver.write_concern = Some(durable());
     // The driver repeats a write whose answer was lost, and where the repeat is refused it reports that alone: a write that
     // was applied would count as one that changed nothing. Callers repeat by id and by token, which is safe anywhere.
-    driver.retry_writes.get_or_insert(false);
+    // Whatever the URL says: those that services hand out ask for it as a matter of course.
+    driver.retry_writes = Some(false);
     driver.app_name.get_or_insert_with(|| "queue".to_owned());
     let user = driver.credential.as_ref().and_then(|credential| credential.username.clone());
     let name = options.database.clone().or_else(|| driver.default_database.clone());
