@@ -38,7 +38,7 @@ pub use name::QueueName;
 pub use payload::Payload;
 pub use query::*;
 pub use record::*;
-pub use registry::{Opener, StoreRegistry};
+pub use registry::{Opener, StoreRegistry, percent_decode};
 pub use row::*;
 pub use schedule::*;
 pub use state::*;

@@ -110,3 +110,24 @@ impl fmt::Debug for StoreRegistry {
             .finish()
     }
 }
+/// A part of a URL without its percent-encoding (<https://www.rfc-editor.org/rfc/rfc3986#section-2.1>); `None` where a percent sign is
+/// not followed by two hexadecimal digits, or where the bytes are not UTF-8.
+///
+/// ```
+/// assert_eq!(queue_core::percent_decode("a%20b").as_deref(), Some("a b"));
+/// assert_eq!(queue_core::percent_decode("50%"), None);
+/// ```
+pub fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+        // Two hexadecimal digits make at most 255.
+        bytes.push((digit()? * 16 + digit()?) as u8);
+    }
+    String::from_utf8(bytes).ok()
+}

@@ -2,7 +2,8 @@
 //!
 //! The write that commits carries the intent. Its caller carries it out and clears it; where the caller died, the next
 //! reap does, a repeated insert, or whoever is about to delete one of the two. A job that an intent made names
-//! its source, so that the intent is cleared before the job can be gone: it is never made twice.
+//! its source, so that the intent is cleared before the job can be gone: nobody who reads the intent makes it twice. Its first caller does not
+//! read it: one that stalls before its second write for longer than the job lives makes it anew (docs/decisions/0004).
 
 use std::collections::{BTreeSet, HashSet};
 

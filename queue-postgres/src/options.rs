@@ -1,6 +1,6 @@
 use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
-use queue_core::{Clock, Error, ErrorKind, Result};
+use queue_core::{Clock, Error, ErrorKind, Result, percent_decode};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::{PostgresStore, error::STORE};
@@ -91,7 +91,7 @@ impl PostgresOptions {
                     own.push((name, value))
                 }
                 "sslrootcert" | "sslcert" | "sslkey" => {
-                    let file = percent_decode(value)?;
+                    let file = decoded(value)?;
                     // The driver would report this as a server that cannot be reached.
                     if let Err(error) = std::fs::File::open(&file) {
                         return Err(config(format!("{name}: {file:?} cannot be read: {error}")));
@@ -119,7 +119,7 @@ impl PostgresOptions {
 
     fn parameter(self, name: &str, value: &str) -> Result<Self> {
         match (name, value) {
-            ("schema", _) => Ok(self.schema(percent_decode(value)?)),
+            ("schema", _) => Ok(self.schema(decoded(value)?)),
             ("pooler", "none") => Ok(self.pooler(Pooler::None)),
             ("pooler", "transaction") => Ok(self.pooler(Pooler::Transaction)),
             ("pooler", _) => {
@@ -127,7 +127,7 @@ impl PostgresOptions {
             }
             // Of the other URL only the server counts; whatever is wrong with it, its password is not shown.
             ("listen_url", _) => {
-                Ok(self.listen_on(PostgresOptions::from_url(&percent_decode(value)?)?.server))
+                Ok(self.listen_on(PostgresOptions::from_url(&decoded(value)?)?.server))
             }
             ("max_connections", _) => match value.parse() {
                 Ok(count) => Ok(self.max_connections(count)),
@@ -218,24 +218,10 @@ pub(crate) fn config(message: impl Into<std::borrow::Cow<'static, str>>) -> Erro
     Error::new(ErrorKind::Config, message).with_operation("open").with_store(STORE)
 }
 
-fn percent_decode(text: &str) -> Result<String> {
+fn decoded(text: &str) -> Result<String> {
     // Not the text: it may be a URL with a password.
-    let fault = || config("a value in the URL is not well percent-encoded UTF-8");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
-        match (digit(), digit()) {
-            // Two hexadecimal digits make at most 255.
-            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
-            _ => return Err(fault()),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| fault())
+    percent_decode(text)
+        .ok_or_else(|| config("a value in the URL is not well percent-encoded UTF-8"))
 }
 
 #[cfg(test)]

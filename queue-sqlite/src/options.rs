@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-use queue_core::{Clock, Error, ErrorKind, Result};
+use queue_core::{Clock, Error, ErrorKind, Result, percent_decode};
 
 use crate::{SqliteStore, error::STORE};
 
@@ -77,10 +77,10 @@ impl SqliteOptions {
         };
         let rest = rest.strip_prefix("//").unwrap_or(rest);
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut options = SqliteOptions::new(percent_decode(path)?);
+        let mut options = SqliteOptions::new(decoded(path)?);
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-            options = options.parameter(name, &percent_decode(value)?)?;
+            options = options.parameter(name, &decoded(value)?)?;
         }
         options.check()?;
         Ok(options)
@@ -165,23 +165,9 @@ fn config(message: impl Into<std::borrow::Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Config, message).with_operation("open").with_store(STORE)
 }
 
-fn percent_decode(text: &str) -> Result<String> {
-    let fault = || config(format!("{text:?} is not well percent-encoded UTF-8"));
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
-        match (digit(), digit()) {
-            // Two hexadecimal digits make at most 255.
-            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
-            _ => return Err(fault()),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| fault())
+fn decoded(text: &str) -> Result<String> {
+    percent_decode(text)
+        .ok_or_else(|| config(format!("{text:?} is not well percent-encoded UTF-8")))
 }
 
 #[cfg(test)]
