@@ -1,8 +1,27 @@
-use std::{sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use queue_core::{Clock, JobStore, StoreInfo, Timestamp};
 
-use crate::{Checked, Fixture, Harness, Rng, Stop, start};
+use crate::{
+    Checked, Fixture, Harness, Place, Rng, Stop,
+    faults::{Breakable, Fault, Switch},
+    start,
+};
+
+/// What the properties have to say beside their verdict.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Notes(Arc<Mutex<Vec<String>>>);
+
+impl Notes {
+    /// One text of all that was noted.
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).join("; ")
+    }
+}
 
 /// The longest time that a property lets pass in earnest where the store has no clock hook.
 const REAL_WAIT: Duration = Duration::from_millis(400);
@@ -14,6 +33,7 @@ pub struct Case<'h> {
     clock: Clock,
     seed: u64,
     rounds: u32,
+    notes: Notes,
 }
 
 impl<'h> Case<'h> {
@@ -22,12 +42,21 @@ impl<'h> Case<'h> {
     /// # Errors
     /// `Fail` when the harness cannot open one.
     pub async fn open(harness: &'h dyn Harness, seed: u64, rounds: u32) -> Checked<Case<'h>> {
+        Case::noted(harness, seed, rounds, Notes::default()).await
+    }
+
+    pub(crate) async fn noted(
+        harness: &'h dyn Harness,
+        seed: u64,
+        rounds: u32,
+        notes: Notes,
+    ) -> Checked<Case<'h>> {
         let clock = Clock::manual(start());
         let fixture = harness
             .fresh(&clock)
             .await
             .map_err(|error| Stop::fail(format!("the harness could not open a store: {error}")))?;
-        Ok(Case { fixture, harness, clock, seed, rounds })
+        Ok(Case { fixture, harness, clock, seed, rounds, notes })
     }
 
     /// Another case, with an empty store and a clock of its own.
@@ -35,7 +64,57 @@ impl<'h> Case<'h> {
     /// # Errors
     /// `Fail` when the harness cannot open one.
     pub async fn fresh(&self) -> Checked<Case<'h>> {
-        Case::open(self.harness, self.seed, self.rounds).await
+        Case::noted(self.harness, self.seed, self.rounds, self.notes.clone()).await
+    }
+
+    /// Another case, with an empty store that can be broken in this way.
+    ///
+    /// # Errors
+    /// `Skip` when the harness does not say that it can do that, `Fail` when it cannot open one all the same.
+    pub async fn broken_by(&self, fault: Fault) -> Checked<(Case<'h>, Breaking)> {
+        if !self.harness.faults().contains(&fault) {
+            return Err(Stop::skip(format!("the harness has no fault `{fault}`")));
+        }
+        let clock = Clock::manual(start());
+        let opened = self.harness.breakable(fault, &clock).await;
+        let Breakable { fixture, switch, patience } = opened.map_err(|error| {
+            Stop::fail(format!("the harness could not open a store that is `{fault}`: {error}"))
+        })?;
+        let (harness, seed, rounds) = (self.harness, self.seed, self.rounds);
+        let case = Case { fixture, harness, clock, seed, rounds, notes: self.notes.clone() };
+        Ok((case, Breaking { switch, patience }))
+    }
+
+    /// An empty place that nobody has opened.
+    ///
+    /// # Errors
+    /// `Skip` without the hook, `Fail` when the harness cannot make one.
+    pub async fn place(&self) -> Checked<Place> {
+        let place = self.harness.place().await;
+        let place = place
+            .map_err(|error| Stop::fail(format!("the harness could not make a place: {error}")))?;
+        place.ok_or_else(|| Stop::skip("no place hook"))
+    }
+
+    /// Adds a figure to the report of the property: what was done, how often, with what outcome.
+    pub fn note(&self, text: impl Into<String>) {
+        self.notes.0.lock().unwrap_or_else(PoisonError::into_inner).push(text.into());
+    }
+
+    /// The trips of the store to its database so far.
+    ///
+    /// # Errors
+    /// `Skip` without the hook.
+    pub async fn trips(&self) -> Checked<u64> {
+        match &self.fixture.trips {
+            Some(count) => Ok(count().await),
+            None => Err(Stop::skip("no trips hook")),
+        }
+    }
+
+    /// The password of the store, if the harness says it.
+    pub fn secret(&self) -> Option<&str> {
+        self.fixture.secret.as_deref()
     }
 
     /// The store.
@@ -134,5 +213,44 @@ impl<'h> Case<'h> {
     /// `base` rounds, multiplied by [`Case::rounds`].
     pub fn times(&self, base: usize) -> usize {
         base.saturating_mul(usize::try_from(self.rounds).unwrap_or(usize::MAX))
+    }
+}
+
+/// The switch of a store that can be broken, and how long it may take to give up.
+pub struct Breaking {
+    switch: Arc<dyn Switch>,
+    patience: Duration,
+}
+
+impl Breaking {
+    /// Breaks the store.
+    ///
+    /// # Errors
+    /// `Inconclusive` when the harness cannot.
+    pub async fn on(&self) -> Checked {
+        self.switch.on().await.map_err(|error| {
+            Stop::inconclusive(format!("the harness could not make the fault: {error}"))
+        })
+    }
+
+    /// Lets the store work again.
+    ///
+    /// # Errors
+    /// `Inconclusive` when the harness cannot.
+    pub async fn off(&self) -> Checked {
+        self.switch.off().await.map_err(|error| {
+            Stop::inconclusive(format!("the harness could not end the fault: {error}"))
+        })
+    }
+
+    /// After how long at most the store gives up a call.
+    pub const fn patience(&self) -> Duration {
+        self.patience
+    }
+}
+
+impl fmt::Debug for Breaking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Breaking").field("patience", &self.patience).finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 #![doc = include_str!("lib.md")]
 
 mod case;
+pub mod faults;
 mod harness;
 pub mod model;
 pub mod mutants;
@@ -14,8 +15,9 @@ mod runner;
 mod suite;
 mod verdict;
 
-pub use case::Case;
-pub use harness::{Fixture, Harness};
+pub use case::{Breaking, Case};
+pub use faults::{Breakable, Fault, Switch};
+pub use harness::{Fixture, Harness, Place};
 pub use properties::properties;
 pub use property::Property;
 pub use race::race;

@@ -22,6 +22,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// How long it took.
     pub took: Duration,
+    /// What it did, in figures; empty when it has nothing to say.
+    pub note: String,
 }
 
 impl Report {
@@ -32,7 +34,14 @@ impl Report {
         verdict: Verdict,
         took: Duration,
     ) -> Self {
-        Report { id, sentence, verdict, took }
+        Report { id, sentence, verdict, took, note: String::new() }
+    }
+
+    /// With what the property did, in figures.
+    #[must_use]
+    pub fn with_note(mut self, note: impl Into<String>) -> Self {
+        self.note = note.into();
+        self
     }
 
     /// The group of the property: `LOG` for `LOG-1`.
@@ -48,6 +57,10 @@ pub enum Level {
     Basic,
     /// Several handles as other processes have them, and time driven to the microsecond.
     Concurrent,
+    /// As well: the way between the store and its jobs is broken while it works.
+    FaultTested,
+    /// As well: processes that use the store are killed.
+    CrashTested,
 }
 
 impl fmt::Display for Level {
@@ -55,6 +68,8 @@ impl fmt::Display for Level {
         f.pad(match self {
             Level::Basic => "Basic",
             Level::Concurrent => "Concurrent",
+            Level::FaultTested => "Fault-tested",
+            Level::CrashTested => "Crash-tested",
         })
     }
 }
@@ -165,6 +180,9 @@ impl RunReport {
             );
         }
         let _ = writeln!(text, "\nstore {}, level {}, seed {}", self.store, self.level, self.seed);
+        for report in self.reports.iter().filter(|report| !report.note.is_empty()) {
+            let _ = writeln!(text, "{:<8}{}", report.id, report.note);
+        }
         for report in self.reports.iter().filter(|report| !report.verdict.is_pass()) {
             let _ = writeln!(text, "\n{} ({})\n  {}", report.id, report.sentence, report.verdict);
             if report.verdict.fails_the_run() {
@@ -201,15 +219,18 @@ impl RunReport {
                 total.took.as_secs_f64()
             );
         }
-        page.push_str("\n| property | says | verdict | seconds |\n|---|---|---|---|\n");
+        page.push_str(
+            "\n| property | says | verdict | seconds | what was done |\n|---|---|---|---|---|\n",
+        );
         for report in &self.reports {
             let _ = writeln!(
                 page,
-                "| {} | {} | {} | {:.3} |",
+                "| {} | {} | {} | {:.3} | {} |",
                 report.id,
                 cell(report.sentence),
                 report.verdict.word(),
-                report.took.as_secs_f64()
+                report.took.as_secs_f64(),
+                cell(&report.note)
             );
         }
         page
@@ -229,6 +250,7 @@ impl RunReport {
                     "verdict": report.verdict.word(),
                     "reason": report.verdict.reason(),
                     "seconds": report.took.as_secs_f64(),
+                    "note": report.note,
                 })
             })
             .collect();
@@ -258,7 +280,7 @@ impl RunReport {
 }
 
 fn cell(text: &str) -> String {
-    text.replace('|', "\\|")
+    text.replace('|', "\\|").replace('\n', " ")
 }
 
 /// Where reports go: `CONFORMANCE_REPORT`, or `conformance` in cargo's target directory.

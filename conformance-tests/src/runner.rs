@@ -3,7 +3,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 use futures::FutureExt;
 use queue_core::Timestamp;
 
-use crate::{Case, Harness, Property, Verdict, rng::mix, verdict::panic_message};
+use crate::{Case, Harness, Property, Verdict, case::Notes, rng::mix, verdict::panic_message};
 
 /// What the manual clocks show at the start of every property: microseconds that a store which keeps
 /// milliseconds would lose.
@@ -28,8 +28,18 @@ pub(crate) fn limit(property: &Property) -> Duration {
 /// A panic is a `Fail` with its message, and so is a property that exceeds its time limit. (One that blocks
 /// its thread for ever is beyond this function; [`Suite`](crate::Suite) gives up on such a thread.)
 pub async fn run_property(property: &Property, harness: &dyn Harness, seed: u64) -> Verdict {
+    run_noted(property, harness, seed, Notes::default()).await
+}
+
+/// The same, with what the property has to say beside its verdict.
+pub(crate) async fn run_noted(
+    property: &Property,
+    harness: &dyn Harness,
+    seed: u64,
+    notes: Notes,
+) -> Verdict {
     let check = async {
-        let case = Case::open(harness, mix(seed, property.id), rounds()).await?;
+        let case = Case::noted(harness, mix(seed, property.id), rounds(), notes).await?;
         (property.run)(&case).await
     };
     let limit = limit(property);

@@ -13,10 +13,11 @@ use libtest_mimic::{Arguments, Completion, Failed, FormatSetting, Trial};
 use queue_core::Clock;
 
 use crate::{
-    Harness, Level, Property, Report, RunReport, Verdict, processes, properties,
+    Harness, Level, Property, Report, RunReport, Verdict,
+    case::Notes,
+    processes, properties,
     report::directory,
-    run_property,
-    runner::{hung, limit, start},
+    runner::{hung, limit, run_noted, start},
 };
 
 /// The threads of the runtime under each property: two, so that races are real.
@@ -67,8 +68,10 @@ impl Suite {
         let mut reports = Vec::with_capacity(self.properties.len());
         for property in &self.properties {
             let begun = Instant::now();
-            let verdict = run_property(property, &*self.harness, self.seed).await;
-            reports.push(Report::new(property.id, property.sentence, verdict, begun.elapsed()));
+            let notes = Notes::default();
+            let verdict = run_noted(property, &*self.harness, self.seed, notes.clone()).await;
+            let report = Report::new(property.id, property.sentence, verdict, begun.elapsed());
+            reports.push(report.with_note(notes.text()));
         }
         reports
     }
@@ -111,10 +114,12 @@ impl Suite {
         // The colon makes the id a filter that matches no other: `LOG-1:` is not in `LOG-10: ..`.
         Trial::ignorable_test(format!("{}: {}", property.id, property.sentence), move || {
             let begun = Instant::now();
-            let verdict = run_alone(property, harness, seed);
-            let took = begun.elapsed();
+            let notes = Notes::default();
+            let verdict = run_alone(property, harness, seed, notes.clone());
             let text = verdict.to_string();
-            lock(&reports).push(Report::new(property.id, property.sentence, verdict.clone(), took));
+            let report =
+                Report::new(property.id, property.sentence, verdict.clone(), begun.elapsed());
+            lock(&reports).push(report.with_note(notes.text()));
             match verdict {
                 Verdict::Pass => Ok(Completion::Completed),
                 Verdict::Skip(_) => Ok(Completion::ignored_with(text)),
@@ -127,14 +132,21 @@ impl Suite {
     fn subject(&self) -> (String, Level) {
         let opened = runtime().and_then(|runtime| {
             let clock = Clock::manual(start());
-            let fixture = runtime.block_on(self.harness.fresh(&clock));
-            fixture.map_err(|error| error.to_string())
+            let opened = runtime.block_on(async {
+                Ok((self.harness.fresh(&clock).await?, self.harness.place().await?))
+            });
+            opened.map_err(|error: queue_core::Error| error.to_string())
         });
         match opened {
             Err(_) => ("unknown".to_owned(), Level::Basic),
-            Ok(fixture) => {
-                let hooks = fixture.clocked && fixture.sibling.is_some();
-                let level = if hooks { Level::Concurrent } else { Level::Basic };
+            Ok((fixture, place)) => {
+                let is_concurrent = fixture.clocked && fixture.sibling.is_some();
+                let level = match (is_concurrent, self.harness.faults().is_empty(), place) {
+                    (false, ..) => Level::Basic,
+                    (true, true, _) => Level::Concurrent,
+                    (true, false, None) => Level::FaultTested,
+                    (true, false, Some(_)) => Level::CrashTested,
+                };
                 (fixture.store.info().name.into_owned(), level)
             }
         }
@@ -142,13 +154,13 @@ impl Suite {
 }
 
 /// Runs a property on a thread and a runtime of its own. A thread that hangs is left behind.
-fn run_alone(property: Property, harness: Arc<dyn Harness>, seed: u64) -> Verdict {
+fn run_alone(property: Property, harness: Arc<dyn Harness>, seed: u64, notes: Notes) -> Verdict {
     let (sender, verdict) = mpsc::channel();
     let run = move || {
         let verdict = match runtime() {
             Err(error) => Verdict::Inconclusive(error),
             Ok(runtime) => {
-                let verdict = runtime.block_on(run_property(&property, &*harness, seed));
+                let verdict = runtime.block_on(run_noted(&property, &*harness, seed, notes));
                 runtime.shutdown_background();
                 verdict
             }
@@ -252,7 +264,12 @@ mod tests {
                 Ok(())
             })
         });
-        let verdict = run_alone(blocks.within(Duration::from_millis(50)), Arc::new(Memory), 1);
+        let verdict = run_alone(
+            blocks.within(Duration::from_millis(50)),
+            Arc::new(Memory),
+            1,
+            Notes::default(),
+        );
         assert!(verdict.reason().is_some_and(|why| why.contains("did not end")), "{verdict}");
     }
 }
