@@ -27,6 +27,7 @@ const GRACE: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 5 });
 
 /// The whole suite, or a part of it, against one store.
 pub struct Suite {
+    name: Option<String>,
     harness: Arc<dyn Harness>,
     properties: Vec<Property>,
     seed: u64,
@@ -37,7 +38,14 @@ impl Suite {
     pub fn new(harness: impl Harness) -> Self {
         let asked = std::env::var("CONFORMANCE_SEED").ok().and_then(|text| text.parse().ok());
         let seed = asked.unwrap_or_else(fresh_seed);
-        Suite { harness: Arc::new(harness), properties: properties(), seed }
+        Suite { name: None, harness: Arc::new(harness), properties: properties(), seed }
+    }
+
+    /// With this name in the reports instead of the store's own: one store may be run in several ways.
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Only the properties with these ids, or of these groups.
@@ -102,6 +110,7 @@ impl Suite {
         reports.sort_by_key(|report| place(report.id));
         let whole = reports.len() == properties().len();
         let (store, level) = self.subject();
+        let store = self.name.clone().unwrap_or(store);
         let report = RunReport::new(store, level, self.seed, reports);
         match print(&report, whole) {
             Ok(()) if !report.has_failed() && !conclusion.has_failed() => ExitCode::SUCCESS,

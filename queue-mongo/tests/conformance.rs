@@ -8,5 +8,5 @@ mod harness;
 mod server;
 
 fn main() -> ExitCode {
-    harness::run(Server::ReplicaSet)
+    harness::run(Server::ReplicaSet, "mongo")
 }

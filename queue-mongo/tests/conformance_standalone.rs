@@ -8,5 +8,5 @@ mod harness;
 mod server;
 
 fn main() -> ExitCode {
-    harness::run(Server::Standalone)
+    harness::run(Server::Standalone, "mongo-standalone")
 }

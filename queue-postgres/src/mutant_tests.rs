@@ -74,6 +74,8 @@ const LOG_REWRITTEN: Flaw = Flaw {
     )],
     setup: "CREATE FUNCTION {s}.rewrite(p_job uuid, p_now bigint, p_new json, p_old json) RETURNS SETOF integer
         LANGUAGE plpgsql AS $$ BEGIN
+            -- Others read the log meanwhile, however fast the machine is.
+            PERFORM pg_sleep(0.002);
             DELETE FROM {s}.log WHERE job_id = p_job;
             INSERT INTO {s}.log SELECT * FROM json_populate_recordset(NULL::{s}.log, p_old);
             INSERT INTO {s}.log (job_id, entry_id, seq, kind, at, body)

@@ -32,5 +32,5 @@ async fn open(schema: String, clock: Clock) -> Result<Arc<dyn JobStore>> {
 }
 
 fn main() -> ExitCode {
-    processes::serve(open).unwrap_or_else(|| Suite::new(Pooled).run())
+    processes::serve(open).unwrap_or_else(|| Suite::new(Pooled).named("postgres-pgbouncer").run())
 }

@@ -18,6 +18,36 @@ mod upd;
 
 use crate::Property;
 
+/// What the properties of each group are about.
+const TITLES: [(&str, &str); 20] = [
+    ("INS", "insert"),
+    ("CLM", "claim"),
+    ("LOG", "log"),
+    ("UPD", "update"),
+    ("LSE", "lease"),
+    ("CAN", "cancel"),
+    ("LAN", "lanes"),
+    ("REC", "records"),
+    ("REA", "reads"),
+    ("DEL", "delete"),
+    ("FID", "fidelity"),
+    ("SCH", "schedules"),
+    ("SIG", "signals"),
+    ("WAK", "wake-ups"),
+    ("ERR", "errors"),
+    ("FLT", "faults"),
+    ("CRA", "crashes"),
+    ("MIG", "migration"),
+    ("BUD", "trips"),
+    ("HIS", "long histories"),
+];
+
+/// What the properties of a group are about, in a word or two.
+pub fn title(group: &str) -> &'static str {
+    let known = TITLES.iter().find(|(known, _)| *known == group);
+    known.map_or("specification", |(_, title)| title)
+}
+
 /// All properties, in the order of the catalogue.
 pub fn properties() -> Vec<Property> {
     let groups = [

@@ -25,8 +25,8 @@ async fn open(server: Server, database: String, clock: Clock) -> Result<Arc<dyn 
     Ok(Arc::new(options.clock(clock).open().await?))
 }
 
-/// The suite, for several processes.
-pub fn run(server: Server) -> ExitCode {
+/// The suite, for several processes, with this name in the reports.
+pub fn run(server: Server, name: &str) -> ExitCode {
     let open = |database, clock| open(server, database, clock);
-    processes::serve(open).unwrap_or_else(|| Suite::new(Mongo(server)).run())
+    processes::serve(open).unwrap_or_else(|| Suite::new(Mongo(server)).named(name).run())
 }
