@@ -14,13 +14,13 @@ use crate::{
 };
 
 fn load(writing: &Writing<'_>, num: i64) -> Db<Option<StoredJob>> {
-    let mut statement = writing.db.prepare_cached(sql::NARROW_BY_NUM)?;
+    let mut statement = sql::prepare(writing.db, sql::NARROW_BY_NUM)?;
     first(&mut statement, [num], codec::read_narrow)
 }
 
 /// Takes jobs whose lease is over from their holders.
 pub(crate) fn reap(writing: &mut Writing<'_>, limit: NonZeroU32) -> Db<Vec<Reaped>> {
-    let mut statement = writing.db.prepare_cached(sql::EXPIRED)?;
+    let mut statement = sql::prepare(writing.db, sql::EXPIRED)?;
     let expired =
         every(&mut statement, (writing.now.as_micros(), limit.get()), |row| Ok(row.get(0)?))?;
     let mut reaped = Vec::with_capacity(expired.len());
@@ -31,7 +31,7 @@ pub(crate) fn reap(writing: &mut Writing<'_>, limit: NonZeroU32) -> Db<Vec<Reape
         write::put_control(writing.db, &stored)?;
         let row = &stored.row;
         if let Some(error) = &row.error {
-            writing.db.prepare_cached(sql::ERROR)?.execute((num, error.as_str()))?;
+            sql::prepare(writing.db, sql::ERROR)?.execute((num, error.as_str()))?;
         }
         hint(writing, &stored);
         let control = &row.control;
@@ -60,7 +60,7 @@ fn matching(
     rest: &'static str,
 ) -> Db<Vec<i64>> {
     let text = format!("SELECT num FROM queue_job {index}WHERE {}{rest}", conditions.text());
-    let mut statement = writing.db.prepare_cached(&text)?;
+    let mut statement = sql::prepare(writing.db, &text)?;
     every(&mut statement, params_from_iter(conditions.values()), |row| Ok(row.get(0)?))
 }
 

@@ -103,8 +103,8 @@ pub(crate) fn claim(writing: &mut Writing<'_>, request: &ClaimRequest) -> Db<Cla
         request,
         claim: Claim::of(request, writing.now),
         lanes: Lanes::default(),
-        select: writing.db.prepare_cached(sql::WIDE_BY_NUM)?,
-        update: writing.db.prepare_cached(sql::CLAIM)?,
+        select: sql::prepare(writing.db, sql::WIDE_BY_NUM)?,
+        update: sql::prepare(writing.db, sql::CLAIM)?,
         jobs: Vec::new(),
     };
     let waiting = match request.filter.as_ref().filter(|filter| !is_ranges_only(filter)) {
@@ -125,7 +125,7 @@ fn earliest_lease(writing: &Writing<'_>) -> Db<Option<Timestamp>> {
 
 /// The answer to a request whose token took jobs before that are still held under it.
 fn repeated(writing: &Writing<'_>, request: &ClaimRequest) -> Db<Option<Claimed>> {
-    let mut statement = writing.db.prepare_cached(sql::WIDE_BY_NONCE)?;
+    let mut statement = sql::prepare(writing.db, sql::WIDE_BY_NONCE)?;
     let mut held = every(&mut statement, [&request.token.as_bytes()[..]], codec::read_wide)?;
     if held.is_empty() {
         return Ok(None);
@@ -243,7 +243,7 @@ fn paused(writing: &Writing<'_>) -> Db<Vec<String>> {
     // The prefix ends with a slash, and `0` is the character after it: this is after every key with
     // the prefix.
     let end = format!("{}0", prefix.trim_end_matches('/'));
-    let mut statement = writing.db.prepare_cached(sql::PAUSED)?;
+    let mut statement = sql::prepare(writing.db, sql::PAUSED)?;
     let keys = every(&mut statement, [prefix, &end], |row| Ok(row.get::<_, String>(0)?))?;
     let paused = keys.into_iter().filter_map(|key| {
         let name = QueueName::new(key.strip_prefix(prefix)?).ok()?;

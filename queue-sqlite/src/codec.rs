@@ -184,7 +184,7 @@ pub(crate) fn value<T: rusqlite::types::FromSql>(
     sql: &str,
     params: impl rusqlite::Params,
 ) -> Db<Option<T>> {
-    let mut statement = db.prepare_cached(sql)?;
+    let mut statement = sql::prepare(db, sql)?;
     Ok(statement.query_row(params, |row| row.get::<_, Option<T>>(0)).optional()?.flatten())
 }
 
@@ -198,7 +198,7 @@ pub(crate) fn into_job(db: &Connection, stored: StoredJob, log: LogRead) -> Db<J
 }
 
 fn read_log(db: &Connection, job: i64, after: Seq) -> Db<Vec<LogEntry>> {
-    let mut statement = db.prepare_cached(sql::SELECT_LOG)?;
+    let mut statement = sql::prepare(db, sql::SELECT_LOG)?;
     let mut entries = every(&mut statement, (job, int(after.0)), |row| {
         let id = EntryId::from_uuid(Uuid::from_bytes(row.get(0)?));
         let kind = known(EntryKind::from_code(row.get(2)?), "a kind of log entry")?;

@@ -14,12 +14,12 @@ use crate::{
 /// Inserts jobs one after the other.
 pub(crate) fn insert(writing: &mut Writing<'_>, jobs: &[NewJob]) -> Db<Vec<Inserted>> {
     // Looked up once: of a batch, that is a tenth of the time.
-    let mut statement = writing.db.prepare_cached(sql::INSERT_JOB)?;
+    let mut statement = sql::prepare(writing.db, sql::INSERT_JOB)?;
     jobs.iter().map(|job| insert_with(&mut statement, writing, job)).collect()
 }
 
 pub(crate) fn insert_one(writing: &mut Writing<'_>, job: &NewJob) -> Db<Inserted> {
-    let mut statement = writing.db.prepare_cached(sql::INSERT_JOB)?;
+    let mut statement = sql::prepare(writing.db, sql::INSERT_JOB)?;
     insert_with(&mut statement, writing, job)
 }
 
@@ -48,7 +48,7 @@ fn make_room(writing: &mut Writing<'_>, job: &NewJob) -> Db<Option<JobId>> {
     if codec::value::<i64>(writing.db, sql::JOB_EXISTS, [id_bytes(&job.id)])?.is_some() {
         return Ok(Some(job.id));
     }
-    let mut statement = writing.db.prepare_cached(sql::NARROW_BY_KEY)?;
+    let mut statement = sql::prepare(writing.db, sql::NARROW_BY_KEY)?;
     let Some(mut holder) = first(&mut statement, [&unique.key], codec::read_narrow)? else {
         return Ok(None);
     };
@@ -99,7 +99,7 @@ fn put(
     }
     let num = writing.db.last_insert_rowid();
     if large {
-        writing.db.prepare_cached(sql::PUT_INPUT)?.execute((num, job.input.as_str()))?;
+        sql::prepare(writing.db, sql::PUT_INPUT)?.execute((num, job.input.as_str()))?;
     }
     Ok(Some(num))
 }

@@ -28,7 +28,7 @@ impl Lanes {
     /// The lowest free slot below the limit of this lane, as this job states it.
     pub(crate) fn free_slot(&mut self, db: &Connection, lane: &Lane) -> Db<Option<u32>> {
         if !self.0.contains_key(&lane.key) {
-            let mut statement = db.prepare_cached(sql::LANE_SLOTS)?;
+            let mut statement = sql::prepare(db, sql::LANE_SLOTS)?;
             let held = every(&mut statement, [&lane.key], |row| Ok(row.get(0)?))?;
             let mut slots = Slots { held: held.into_iter().collect(), lowest_free: 0 };
             slots.settle();

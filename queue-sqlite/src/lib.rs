@@ -8,6 +8,8 @@ mod error;
 mod filter;
 mod insert;
 mod lanes;
+#[cfg(test)]
+mod mutant_tests;
 mod options;
 mod read;
 mod reader;

@@ -42,6 +42,8 @@ pub struct SqliteOptions {
     pub(crate) busy_timeout: Duration,
     pub(crate) readers: NonZeroUsize,
     pub(crate) clock: Clock,
+    #[cfg(test)]
+    pub(crate) mutation: Option<std::sync::Arc<crate::mutant_tests::Mutation>>,
 }
 
 impl PartialEq for SqliteOptions {
@@ -62,6 +64,8 @@ impl SqliteOptions {
             busy_timeout: Duration::from_secs(10),
             readers: const { NonZeroUsize::new(2).unwrap() },
             clock: Clock::system(),
+            #[cfg(test)]
+            mutation: None,
         }
     }
 

@@ -23,7 +23,7 @@ pub(crate) fn ping(db: &Connection) -> Db<()> {
 }
 
 pub(crate) fn get(db: &Connection, ids: &[JobId], log: LogRead) -> Db<Vec<Option<Job>>> {
-    let mut statement = db.prepare_cached(sql::WIDE_BY_ID)?;
+    let mut statement = sql::prepare(db, sql::WIDE_BY_ID)?;
     let mut jobs = Vec::with_capacity(ids.len());
     for id in ids {
         let stored = first(&mut statement, [id_bytes(id)], codec::read_wide)?;
@@ -52,7 +52,7 @@ pub(crate) fn find(db: &Connection, query: &JobQuery) -> Db<Page<Job>> {
     };
     let index = Conditions::ordered_by(&query.filter);
     let text = format!("{}{index}WHERE {}{order}", sql::SELECT_WIDE, conditions.text());
-    let mut statement = db.prepare_cached(&text)?;
+    let mut statement = sql::prepare(db, &text)?;
     let mut jobs = every(&mut statement, params_from_iter(conditions.values()), |row| {
         codec::into_job(db, codec::read_wide(row)?, LogRead::None)
     })?;
@@ -74,14 +74,14 @@ pub(crate) fn tally(db: &Connection, filter: &JobFilter) -> Db<Vec<Tally>> {
         Ok(())
     };
     if *filter == JobFilter::all() {
-        every(&mut db.prepare_cached(sql::TALLY)?, [], &mut count)?;
+        every(&mut sql::prepare(db, sql::TALLY)?, [], &mut count)?;
     } else {
         let conditions = Conditions::of(filter);
         let text = format!(
             "SELECT queue, state, count(*) FROM queue_job WHERE {} GROUP BY queue, state",
             conditions.text()
         );
-        let mut statement = db.prepare_cached(&text)?;
+        let mut statement = sql::prepare(db, &text)?;
         every(&mut statement, params_from_iter(conditions.values()), &mut count)?;
     }
     let tallies = counts.into_iter();
@@ -89,7 +89,7 @@ pub(crate) fn tally(db: &Connection, filter: &JobFilter) -> Db<Vec<Tally>> {
 }
 
 pub(crate) fn records(db: &Connection, prefix: &str) -> Db<Vec<Record>> {
-    let mut statement = db.prepare_cached(sql::SELECT_RECORDS)?;
+    let mut statement = sql::prepare(db, sql::SELECT_RECORDS)?;
     let mut rows = statement.query([prefix])?;
     let mut records = Vec::new();
     while let Some(row) = rows.next()? {

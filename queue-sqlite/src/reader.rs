@@ -32,6 +32,8 @@ pub(crate) fn start(options: &SqliteOptions, reads: Receiver<Read>) -> Result<Ve
 
 /// Opens the connection again after a read that panicked.
 fn serve(db: Connection, options: &SqliteOptions, reads: &Mutex<Receiver<Read>>) {
+    #[cfg(test)]
+    crate::mutant_tests::apply(options.mutation.as_ref());
     connect::set_timeout(options.busy_timeout);
     let mut open = Some(db);
     loop {

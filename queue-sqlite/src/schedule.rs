@@ -21,12 +21,12 @@ fn read_stat(row: &rusqlite::Row<'_>) -> Db<ScheduleStat> {
 }
 
 pub(crate) fn schedules(db: &Connection) -> Db<Vec<ScheduleStat>> {
-    every(&mut db.prepare_cached(sql::SCHEDULES)?, [], read_stat)
+    every(&mut sql::prepare(db, sql::SCHEDULES)?, [], read_stat)
 }
 
 pub(crate) fn fire(writing: &mut Writing<'_>, fire: &Fire) -> Db<Fired> {
     let known = {
-        let mut statement = writing.db.prepare_cached(sql::SCHEDULE_BY_NAME)?;
+        let mut statement = sql::prepare(writing.db, sql::SCHEDULE_BY_NAME)?;
         first(&mut statement, [&fire.schedule], read_stat)?
     };
     if let Some(stat) = &known
@@ -42,7 +42,7 @@ pub(crate) fn fire(writing: &mut Writing<'_>, fire: &Fire) -> Db<Fired> {
     };
     let mut stat = known.unwrap_or_else(|| ScheduleStat::new(fire.schedule.clone(), fire.slot));
     stat.count(fire.slot, &fired, fire.error.clone());
-    writing.db.prepare_cached(sql::PUT_SCHEDULE)?.execute(params![
+    sql::prepare(writing.db, sql::PUT_SCHEDULE)?.execute(params![
         stat.schedule,
         stat.last_slot.as_micros(),
         stat.last_job.as_ref().map(id_bytes),
@@ -64,7 +64,7 @@ pub(crate) fn put_record(
         return Ok(Outcome::Conflict { actual });
     }
     let version = Version(actual.0 + 1);
-    writing.db.prepare_cached(sql::PUT_RECORD)?.execute(params![
+    sql::prepare(writing.db, sql::PUT_RECORD)?.execute(params![
         record.key,
         record.body.as_ref().map(|body| body.as_str()),
         int(version.0),

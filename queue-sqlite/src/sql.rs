@@ -1,5 +1,14 @@
 //! The statements, one file each, and the version of their texts that is prepared.
 
+use rusqlite::{CachedStatement, Connection};
+
+/// A statement, compiled at its first use on the connection.
+pub(crate) fn prepare<'c>(db: &'c Connection, text: &str) -> rusqlite::Result<CachedStatement<'c>> {
+    #[cfg(test)]
+    let text = &crate::mutant_tests::mutated(text);
+    db.prepare_cached(text)
+}
+
 macro_rules! statements {
     ($($name:ident = $file:literal $(+ $tail:literal)?;)*) => {
         $(pub(crate) const $name: &str = concat!(include_str!(concat!("sql/", $file, ".sql")) $(, $tail)?);)*

@@ -85,6 +85,8 @@ impl SqliteStore {
             let (options, hints, transactions) =
                 (options.clone(), hints.clone(), transactions.clone());
             move || {
+                #[cfg(test)]
+                crate::mutant_tests::apply(options.mutation.as_ref());
                 let started = connect::open_writer(&options).and_then(|db| {
                     let readers = reader::start(&options, asked)?;
                     let clock = options.clock.clone();

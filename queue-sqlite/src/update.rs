@@ -23,7 +23,7 @@ pub(crate) fn update(
     updates: &[JobUpdate],
     limit: u64,
 ) -> Db<Vec<Outcome>> {
-    let mut select = writing.db.prepare_cached(sql::NARROW_BY_ID)?;
+    let mut select = sql::prepare(writing.db, sql::NARROW_BY_ID)?;
     updates.iter().map(|update| update_one(&mut select, writing, update, limit)).collect()
 }
 
@@ -86,7 +86,7 @@ fn append(writing: &Writing<'_>, stored: &StoredJob, entries: &[NewEntry]) -> Db
     if entries.is_empty() {
         return Ok(appended);
     }
-    let mut statement = writing.db.prepare_cached(sql::APPEND)?;
+    let mut statement = sql::prepare(writing.db, sql::APPEND)?;
     for entry in entries {
         let seq = stored.row.control.log_len + appended + 1;
         let new = statement.execute((
@@ -108,7 +108,7 @@ pub(crate) fn heartbeat(
     held: &[Held],
     lease: Duration,
 ) -> Db<Vec<Outcome>> {
-    let mut select = writing.db.prepare_cached(sql::NARROW_BY_ID)?;
+    let mut select = sql::prepare(writing.db, sql::NARROW_BY_ID)?;
     let mut beat = |held: &Held| -> Db<Outcome> {
         let Some(mut stored) = load(&mut select, &held.id)? else { return Ok(Outcome::Missing) };
         let cancel = match stored.row.control.judge(Guard::Fence(held.fence), None) {

@@ -20,7 +20,7 @@ pub(crate) fn held_key(control: &Control) -> Option<&str> {
 /// Writes what happened to a job without its holder.
 pub(crate) fn put_control(db: &Connection, stored: &StoredJob) -> Db<()> {
     let (row, control) = (&stored.row, &stored.row.control);
-    db.prepare_cached(sql::CONTROL)?.execute(params![
+    sql::prepare(db, sql::CONTROL)?.execute(params![
         stored.num,
         row.queue.as_str(),
         row.priority,
@@ -72,10 +72,13 @@ pub(crate) fn put_settle(db: &Connection, stored: &StoredJob, payloads: Payloads
     let (row, control) = (&stored.row, &stored.row.control);
     let settled = control.settled.as_ref();
     let (progress, message) = progress(row);
-    let mut statement = db.prepare_cached(match payloads {
-        Payloads::Write => sql::SETTLE,
-        Payloads::Leave => sql::RELEASE,
-    })?;
+    let mut statement = sql::prepare(
+        db,
+        match payloads {
+            Payloads::Write => sql::SETTLE,
+            Payloads::Leave => sql::RELEASE,
+        },
+    )?;
     let shared = params![
         stored.num,
         control.state.code(),
@@ -116,7 +119,7 @@ pub(crate) fn put_settle(db: &Connection, stored: &StoredJob, payloads: Payloads
 pub(crate) fn put_notes(db: &Connection, stored: &StoredJob) -> Db<()> {
     let (row, control) = (&stored.row, &stored.row.control);
     let (progress, message) = progress(row);
-    db.prepare_cached(sql::ANNOTATE)?.execute(params![
+    sql::prepare(db, sql::ANNOTATE)?.execute(params![
         stored.num,
         int(control.version.0),
         int(control.log_len),
@@ -131,7 +134,7 @@ pub(crate) fn put_notes(db: &Connection, stored: &StoredJob) -> Db<()> {
 pub(crate) fn put_heartbeat(db: &Connection, stored: &StoredJob) -> Db<()> {
     let lease_until = stored.row.control.lease_until.map(|at| at.as_micros());
     let (progress, message) = progress(&stored.row);
-    db.prepare_cached(sql::HEARTBEAT)?.execute((stored.num, lease_until, progress, message))?;
+    sql::prepare(db, sql::HEARTBEAT)?.execute((stored.num, lease_until, progress, message))?;
     Ok(())
 }
 
@@ -146,7 +149,7 @@ fn progress(row: &Row) -> (Option<u8>, Option<&str>) {
 /// Adds labels to the index.
 pub(crate) fn put_labels(db: &Connection, num: i64, labels: &BTreeMap<String, String>) -> Db<()> {
     for (key, value) in labels {
-        db.prepare_cached(sql::PUT_LABEL)?.execute((key, value, num))?;
+        sql::prepare(db, sql::PUT_LABEL)?.execute((key, value, num))?;
     }
     Ok(())
 }
@@ -154,7 +157,7 @@ pub(crate) fn put_labels(db: &Connection, num: i64, labels: &BTreeMap<String, St
 /// Takes labels out of the index.
 pub(crate) fn drop_labels(db: &Connection, num: i64, labels: &BTreeMap<String, String>) -> Db<()> {
     for (key, value) in labels {
-        db.prepare_cached(sql::DROP_LABEL)?.execute((key, value, num))?;
+        sql::prepare(db, sql::DROP_LABEL)?.execute((key, value, num))?;
     }
     Ok(())
 }
@@ -166,12 +169,12 @@ pub(crate) fn drop_job(
     labels: &BTreeMap<String, String>,
 ) -> Db<()> {
     if stored.row.control.log_len > 0 {
-        db.prepare_cached(sql::DROP_LOG)?.execute([stored.num])?;
+        sql::prepare(db, sql::DROP_LOG)?.execute([stored.num])?;
     }
     if stored.large {
-        db.prepare_cached(sql::DROP_INPUT)?.execute([stored.num])?;
+        sql::prepare(db, sql::DROP_INPUT)?.execute([stored.num])?;
     }
     drop_labels(db, stored.num, labels)?;
-    db.prepare_cached(sql::DROP_JOB)?.execute([stored.num])?;
+    sql::prepare(db, sql::DROP_JOB)?.execute([stored.num])?;
     Ok(())
 }

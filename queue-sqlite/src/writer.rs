@@ -321,6 +321,6 @@ trait ExecuteCached {
 
 impl ExecuteCached for Connection {
     fn execute_cached(&self, sql: &str) -> rusqlite::Result<()> {
-        self.prepare_cached(sql)?.execute([]).map(drop)
+        crate::sql::prepare(self, sql)?.execute([]).map(drop)
     }
 }

@@ -5,7 +5,7 @@ use rusqlite::params_from_iter;
 use std::num::NonZeroU32;
 
 use super::{Candidate, Taking, Wanted};
-use crate::{codec, error::Db, filter::Conditions};
+use crate::{codec, error::Db, filter::Conditions, sql};
 
 /// Takes due jobs in order, and answers when the next one of the others falls due. Costs time in
 /// proportion to the waiting jobs that match.
@@ -28,7 +28,7 @@ pub(super) fn take(
     let mut due = Vec::new();
     let mut future: Option<Timestamp> = None;
     {
-        let mut statement = taking.writing.db.prepare_cached(&text)?;
+        let mut statement = sql::prepare(taking.writing.db, &text)?;
         let mut rows = statement.query(params_from_iter(conditions.values()))?;
         while let Some(row) = rows.next()? {
             let (queue, kind) = (row.get_ref(5)?, row.get_ref(6)?);

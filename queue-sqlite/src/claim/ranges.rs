@@ -49,7 +49,7 @@ fn highest(writing: &Writing<'_>, wanted: &Wanted) -> Db<Vec<Range>> {
         let statements = plane.statements();
         let mut from = String::new();
         while let Some(at_least) = wanted.queues.at_least(&from) {
-            let mut statement = writing.db.prepare_cached(statements.queue)?;
+            let mut statement = sql::prepare(writing.db, statements.queue)?;
             let found = first(&mut statement, [at_least], |row| Ok(row.get::<_, String>(0)?))?;
             let Some(queue) = found else { break };
             if wanted.queues.contains(&queue) && wanted.takes_from(&queue) {
@@ -68,7 +68,7 @@ fn kinds_of(
     queue: &str,
     ranges: &mut Vec<Range>,
 ) -> Db<()> {
-    let mut statement = writing.db.prepare_cached(plane.statements().kind)?;
+    let mut statement = sql::prepare(writing.db, plane.statements().kind)?;
     let mut from = String::new();
     while let Some(at_least) = wanted.kinds.at_least(&from) {
         let found = first(&mut statement, [queue, at_least], |row| {
@@ -89,14 +89,14 @@ fn after(name: &str) -> String {
 }
 
 fn lower_priority(writing: &Writing<'_>, range: Range) -> Db<Option<Range>> {
-    let mut statement = writing.db.prepare_cached(range.plane.statements().priority)?;
+    let mut statement = sql::prepare(writing.db, range.plane.statements().priority)?;
     let params = params![range.queue, range.kind, range.priority];
     let lower = first(&mut statement, params, |row| Ok(row.get(0)?))?;
     Ok(lower.map(|priority| Range { priority, ..range }))
 }
 
 fn future(writing: &Writing<'_>, range: &Range) -> Db<Option<Timestamp>> {
-    let mut statement = writing.db.prepare_cached(range.plane.statements().future)?;
+    let mut statement = sql::prepare(writing.db, range.plane.statements().future)?;
     let params = params![range.queue, range.kind, range.priority, writing.now.as_micros()];
     first(&mut statement, params, |row| crate::codec::time(row.get(0)?))
 }
@@ -165,7 +165,7 @@ fn behind_full_lane(
 
 /// The lanes of a range, each with the limit that its jobs state; `None` when they are too many.
 fn lanes_of(writing: &Writing<'_>, range: &Range) -> Db<Option<Vec<Lane>>> {
-    let mut statement = writing.db.prepare_cached(sql::LANE_NEXT)?;
+    let mut statement = sql::prepare(writing.db, sql::LANE_NEXT)?;
     let mut lanes: Vec<Lane> = Vec::new();
     loop {
         let (key, limit) =

@@ -136,7 +136,7 @@ impl Stream {
             (Some(_), Order::Fifo) => sql::LANE_FIFO,
             (Some(_), Order::Lifo) => sql::LANE_LIFO,
         };
-        let mut statement = writing.db.prepare_cached(text)?;
+        let mut statement = sql::prepare(writing.db, text)?;
         let range = &self.range;
         let shared = params![
             range.queue,
