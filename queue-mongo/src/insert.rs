@@ -11,7 +11,7 @@ use crate::{
     codec::{self, Stored},
     connect::{Db, JOBS},
     error::{Call, DUPLICATE, contention, from_driver, from_statement},
-    intent::{self, Taken},
+    intent::{self, Superseded, Taken},
     reply,
 };
 
@@ -148,8 +148,10 @@ pub(crate) async fn insert_one(
         if !holder.row.control.yields_to(unique) {
             return Ok(Inserted::Existing(holder.row.id));
         }
-        if intent::supersede(db, holder, &document, now).await? {
-            return Ok(Inserted::New(job.id));
+        match intent::supersede(db, holder, &document, now).await? {
+            Superseded::Moved => {}
+            Superseded::Done => return Ok(Inserted::New(job.id)),
+            Superseded::There => return Ok(Inserted::Existing(job.id)),
         }
     }
     Err(contention())

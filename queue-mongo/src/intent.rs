@@ -51,13 +51,23 @@ pub(crate) async fn put(db: &Db, document: &Document) -> Result<Option<Taken>> {
     }
 }
 
-/// Cancels a job that yields and puts another in its place. `false`: the job has moved on, nothing was done.
+/// What became of a job that was to take another's place.
+pub(crate) enum Superseded {
+    /// The other has moved on, nothing was done.
+    Moved,
+    /// It is in its place.
+    Done,
+    /// A call that ran at the same time had inserted it under the same id.
+    There,
+}
+
+/// Cancels a job that yields and puts another in its place.
 pub(crate) async fn supersede(
     db: &Db,
     holder: &Stored,
     successor: &Document,
     now: Timestamp,
-) -> Result<bool> {
+) -> Result<Superseded> {
     let mut successor = successor.clone();
     let mut source = successor.get_document("source").cloned().unwrap_or_default();
     source.insert("job", codec::job_id(&holder.row.id));
@@ -75,21 +85,31 @@ pub(crate) async fn supersede(
                 "the superseded job has no room to carry the one that takes its place",
             ));
         }
-        _ => return Ok(false),
+        _ => return Ok(Superseded::Moved),
     }
     db.stop_point(StopAfter::Supersede)?;
-    carry_out(db, &holder.row.id, &successor, now).await?;
-    Ok(true)
+    if carry_out(db, &holder.row.id, &successor, now).await? {
+        return Ok(Superseded::Done);
+    }
+    // Somebody else may have carried out this very intent; a job that names another source, or none, came by itself.
+    let found = db.jobs.find_one(doc! { "_id": successor.get("_id").cloned() });
+    let found = found.projection(doc! { "source": 1 }).await.map_err(failed)?;
+    let came_by_itself = found.is_some_and(|job| job.get("source") != successor.get("source"));
+    Ok(if came_by_itself { Superseded::There } else { Superseded::Done })
 }
 
-/// Inserts a successor, unless it is there, and clears the intent.
-async fn carry_out(db: &Db, old: &JobId, successor: &Document, now: Timestamp) -> Result<()> {
+/// Inserts a successor, unless it is there, and clears the intent. Whether this call inserted it.
+async fn carry_out(db: &Db, old: &JobId, successor: &Document, now: Timestamp) -> Result<bool> {
     let mut document = successor.clone();
-    let mut is_there = false;
+    let mut inserted = None;
     for round in 0..cas::ROUNDS {
         match put(db, &document).await? {
-            None | Some(Taken::Id) => {
-                is_there = true;
+            None => {
+                inserted = Some(true);
+                break;
+            }
+            Some(Taken::Id) => {
+                inserted = Some(false);
                 break;
             }
             // Between the two writes another job took the key: it came later, and superseded this one.
@@ -111,14 +131,14 @@ async fn carry_out(db: &Db, old: &JobId, successor: &Document, now: Timestamp) -
             }
         }
     }
-    if !is_there {
+    let Some(inserted) = inserted else {
         return Err(contention().with_effect(queue_core::Effect::Unknown));
-    }
+    };
     let cleared = doc! { "$unset": { "successor": "" }, "$inc": { "rev": 1_i64 } };
     let carried =
         doc! { "_id": codec::job_id(old), "successor._id": successor.get("_id").cloned() };
     db.jobs.update_one(carried, cleared).await.map_err(|e| from_driver(Call::Write, e))?;
-    Ok(())
+    Ok(inserted)
 }
 
 /// Carries out the intents that a query finds.

@@ -6,6 +6,7 @@
 
 mod dice;
 mod history;
+mod parallel;
 mod script;
 mod state;
 
@@ -18,11 +19,12 @@ use proptest::{
 use queue_core::spec::Latitude;
 
 pub use history::{Line, check_history};
+pub use parallel::{Event, check_parallel_history, parallel};
 pub use script::Step;
 
 use crate::{Case, Checked, Stop, report::directory};
 use script::steps;
-use state::{Action, State};
+use state::{Action, State, uuid};
 
 /// How many scripts are run in one round.
 const SCRIPTS: usize = 60;

@@ -390,7 +390,7 @@ impl State {
     }
 }
 
-fn uuid(name: &str) -> Uuid {
+pub(super) fn uuid(name: &str) -> Uuid {
     let (high, low) = (mix(1, name), mix(2, name));
     uuid::Builder::from_random_bytes(((u128::from(high) << 64) | u128::from(low)).to_be_bytes())
         .into_uuid()

@@ -14,6 +14,7 @@ mod ins;
 mod lan;
 mod log;
 mod lse;
+mod par;
 mod raw;
 mod rea;
 mod rec;
@@ -72,7 +73,7 @@ impl Harness for Mutant {
 
 /// All mutants, group by group.
 pub fn mutants() -> Vec<Mutant> {
-    let groups: [&[Mutant]; 13] = [
+    let groups: [&[Mutant]; 14] = [
         ins::MUTANTS,
         clm::MUTANTS,
         log::MUTANTS,
@@ -86,6 +87,7 @@ pub fn mutants() -> Vec<Mutant> {
         del::MUTANTS,
         fid::MUTANTS,
         sch::MUTANTS,
+        par::MUTANTS,
     ];
     groups.concat()
 }

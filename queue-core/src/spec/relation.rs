@@ -204,18 +204,15 @@ impl Spec {
         now: Timestamp,
         claimed: &Claimed,
     ) -> Result<Vec<(JobId, Option<u32>)>, String> {
-        let everything = ClaimRequest { limit: std::num::NonZeroU32::MAX, ..request.clone() };
-        let mut rest = self.world.pick(&everything, now).into_iter();
-        let mut picked = Vec::new();
-        for job in &claimed.jobs {
-            match rest.find(|(id, _)| *id == job.id) {
-                Some(found) => picked.push(found),
-                None => {
-                    return Err(format!("job {} was not to be had, or out of order", job.id));
-                }
-            }
+        let among = |id: &JobId| claimed.jobs.iter().any(|job| job.id == *id);
+        let picked = self.world.pick_where(request, now, among);
+        match same_ids(&picked, claimed) {
+            true => Ok(picked),
+            false => Err(format!(
+                "of the answered jobs only {:?} were to be had, in this order",
+                picked.iter().map(|(id, _)| id).collect::<Vec<_>>()
+            )),
         }
-        Ok(picked)
     }
 }
 

@@ -237,9 +237,19 @@ impl World {
 
     /// The jobs that a claim takes, with the lane slots that they get.
     pub fn pick(&self, request: &ClaimRequest, now: Timestamp) -> Vec<(JobId, Option<u32>)> {
+        self.pick_where(request, now, |_| true)
+    }
+
+    /// The same among the jobs of which this holds; the others take no slot of their lane.
+    pub(super) fn pick_where(
+        &self,
+        request: &ClaimRequest,
+        now: Timestamp,
+        wanted: impl Fn(&JobId) -> bool,
+    ) -> Vec<(JobId, Option<u32>)> {
         let mut lanes = Lanes::new(&self.slots);
         let mut picked = Vec::new();
-        for id in self.due(request, now) {
+        for id in self.due(request, now).into_iter().filter(wanted) {
             if picked.len() == limit(request.limit) {
                 break;
             }

@@ -164,38 +164,67 @@ pub(super) async fn names(
     names.map(|name| name.ok_or_else(|| corrupt("a name"))).collect()
 }
 
+/// The names that a field has in these ranges, and, looked at before them and in the same trip, the earliest lease.
+async fn names_after_leases(
+    jobs: &Collection<Document>,
+    ranges: Vec<Document>,
+    field: &str,
+    leases: &mut Vec<Vec<Document>>,
+    earliest: &mut Option<Timestamp>,
+) -> Result<Vec<String>> {
+    let (key, mut names) = (format!("a_{field}"), Vec::new());
+    for ranges in ranges.chunks(PARTS) {
+        let parts = leases.drain(..).chain([each_distinct(ranges.to_vec(), field)]);
+        let mut found = jobs.aggregate(union(parts)).await.map_err(failed)?;
+        while let Some(document) = found.try_next().await.map_err(failed)? {
+            match document.has("at") {
+                true => keep_earlier(earliest, document.time("at")?),
+                false => names.push(document.text(&key)?.to_owned()),
+            }
+        }
+    }
+    Ok(names)
+}
+
+fn keep_earlier(earliest: &mut Option<Timestamp>, at: Timestamp) {
+    *earliest = Some(earliest.map_or(at, |known| known.min(at)));
+}
+
 /// The earliest instant at which the request could find more. One trip, as long as the request names its kinds and fewer
 /// ranges than a pipeline may have parts.
 ///
 /// Jobs that are not yet due count whether or not their lane has room by now; that is early at most. Jobs behind
 /// full lanes are parked by then.
 pub(super) async fn next_due(db: &Db, wanted: &Wanted<'_>) -> Result<Option<Timestamp>> {
-    let leases = vec![
+    // Before everything else: a run that ends meanwhile is then seen here, or else among the jobs that wait.
+    let mut leases = vec![vec![
         doc! { "$match": { "state": 1 } },
         doc! { "$group": { "_id": Bson::Null, "at": { "$min": "$lease_until" } } },
         doc! { "$project": { "at": 1, "_id": 0 } },
-    ];
+    ]];
+    let mut earliest: Option<Timestamp> = None;
     // As a majority has them: a claim that is not yet acknowledged may still come to nothing. That is why the ranges are
     // asked for anew: the look before saw what others are about to take as taken.
     let (jobs, mut ranges) = (&db.settled_jobs, wanted.ranges.clone());
     if wanted.request.kinds == Kinds::All {
-        ranges.kinds.extend(names(jobs, wanted.kind_ranges(), "kind").await?);
+        let asked = wanted.kind_ranges();
+        let kinds = names_after_leases(jobs, asked, "kind", &mut leases, &mut earliest).await?;
+        ranges.kinds.extend(kinds);
     }
     if wanted.request.queues == Queues::All && ranges.queues.is_some() {
-        let mut open = names(jobs, vec![doc! { "state": READY }], "queue").await?;
-        open.retain(|name| !wanted.paused.contains(name));
-        ranges.queues = Some(open);
+        let asked = vec![doc! { "state": READY }];
+        let queues = names_after_leases(jobs, asked, "queue", &mut leases, &mut earliest).await?;
+        let open = queues.into_iter().filter(|name| !wanted.paused.contains(name));
+        ranges.queues = Some(open.collect());
     }
-    let mut parts = vec![leases];
+    let mut parts = leases;
     parts.extend(ranges.singles().into_iter().map(|range| wanted.earliest(range)));
-    let mut earliest: Option<Timestamp> = None;
     for parts in parts.chunks(PARTS) {
         let steps = union(parts.to_vec());
         let mut found = jobs.aggregate(steps).await.map_err(failed)?;
         while let Some(document) = found.try_next().await.map_err(failed)? {
-            let at = document.time("at")?.max(wanted.now);
-            earliest = Some(earliest.map_or(at, |known| known.min(at)));
+            keep_earlier(&mut earliest, document.time("at")?);
         }
     }
-    Ok(earliest)
+    Ok(earliest.map(|at| at.max(wanted.now)))
 }
