@@ -149,6 +149,8 @@ flaw! {
     claim, claim_racing: (request: ClaimRequest) -> Claimed;
     /// Replaces `update_jobs`.
     update, update_racing: (updates: [JobUpdate]) -> Vec<Outcome>;
+    /// Replaces `update_and_claim`.
+    both, both_racing: (updates: [JobUpdate], request: ClaimRequest) -> (Vec<Outcome>, Claimed);
     /// Replaces `heartbeat`.
     heartbeat, heartbeat_racing: (held: [Held], lease: Duration) -> Vec<Outcome>;
     /// Replaces `reap`.

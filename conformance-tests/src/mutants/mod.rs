@@ -20,6 +20,7 @@ mod rea;
 mod rec;
 mod sch;
 mod store;
+mod stranger;
 mod upd;
 
 use queue_core::{Clock, Result, async_trait};
@@ -89,5 +90,7 @@ pub fn mutants() -> Vec<Mutant> {
         sch::MUTANTS,
         par::MUTANTS,
     ];
-    groups.concat()
+    let mut mutants = groups.concat();
+    mutants.extend(stranger::mutants());
+    mutants
 }

@@ -106,6 +106,19 @@ impl JobStore for BrokenStore {
         either!(self.update(&updates), |world, now| world.update(&updates, now))
     }
 
+    async fn update_and_claim(
+        &self,
+        updates: &[JobUpdate],
+        request: &ClaimRequest,
+    ) -> Result<(Vec<Outcome>, Claimed)> {
+        if let Some(flawed) = &self.0.flaw.both.0 {
+            return flawed(&self.0.shared, updates, request).await;
+        }
+        request.check()?;
+        let outcomes = self.update_jobs(updates).await?;
+        Ok((outcomes, self.claim(request).await?))
+    }
+
     async fn heartbeat(&self, held: &[Held], lease: Duration) -> Result<Vec<Outcome>> {
         either!(self.heartbeat(held, &lease), |world, now| world.heartbeat(held, lease, now))
     }

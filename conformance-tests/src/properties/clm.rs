@@ -1,7 +1,10 @@
 //! CLM: who gets which job.
 
 mod contention;
+mod due;
 mod order;
+mod reach;
+mod repeats;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -47,6 +50,13 @@ group! {
     "CLM-14", "the log comes along as asked" => the_log_comes_along;
     "CLM-15", "a malformed request is Invalid and takes nothing" => malformed_requests_take_nothing;
     "CLM-16", "claims narrowed by the same filter are exclusive, and who is late is answered that nothing is there" => contention::narrow_claims_are_exclusive;
+    "CLM-17", "a repeated claim answers what is held under its token, whatever has become of it" => repeats::repeats_answer_what_is_held;
+    "CLM-18", "a token of which nothing is held claims afresh, in the order asked for" => repeats::a_spent_token_claims_afresh;
+    "CLM-19", "jobs that a claim may not take never hide those that it may" => reach::crowds_hide_nothing;
+    "CLM-20", "a claim may ask for many queues and kinds, for any number of jobs, for ever" => reach::claims_may_ask_for_much;
+    "CLM-21", "a filter only narrows a claim" => reach::filters_only_narrow;
+    "CLM-22", "next_due is no later than the first waiting job that is asked for, and not now in vain" => due::waiting_jobs_count;
+    "CLM-23", "next_due is no later than the end of any lease" => due::leases_count;
 }
 
 async fn held(store: &Store) -> Checked<u64> {

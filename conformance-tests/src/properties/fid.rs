@@ -1,5 +1,7 @@
 //! FID: what was stored comes back as it was.
 
+mod names;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use queue_core::{
@@ -25,6 +27,8 @@ group! {
     "FID-7", "hostile names do no harm" => hostile_names;
     "FID-8", "100 levels of nesting come back" => depth;
     "FID-9", "no output is not the output null" => absent_is_not_null;
+    "FID-10", "names that look alike are different names" => names::names_that_look_alike_differ;
+    "FID-11", "a pause is for one queue, whatever its record says" => names::a_pause_is_for_one_queue;
 }
 
 /// Sends documents through every field that keeps one, and compares the text.

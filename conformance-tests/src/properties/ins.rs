@@ -1,5 +1,7 @@
 //! INS: what an insert stores, and what it answers.
 
+mod conflicts;
+
 use std::time::Duration;
 
 use queue_core::{
@@ -24,6 +26,8 @@ group! {
     "INS-8", "duplicates inside one batch are treated one after the other" => duplicates_in_a_batch;
     "INS-9", "After counts from the store's clock" => delays_count_from_the_stores_clock;
     "INS-10", "an invalid or oversized job is refused, and nothing of its batch is stored" => malformed_batches_store_nothing;
+    "INS-11", "whether a key is held is decided by its holder's scope, and a conflict leaves the holder alone" => conflicts::the_holders_scope_decides;
+    "INS-12", "a job is superseded until it starts, and never after" => conflicts::only_what_never_started_is_superseded;
 }
 
 fn rich_jobs() -> Checked<Vec<NewJob>> {

@@ -1,5 +1,7 @@
 //! LAN: at most so many of a key run at once, and the latest of a key replaces the earlier ones.
 
+mod slots;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -26,6 +28,8 @@ group! {
     "LAN-4", "a job that waits for its retry does not hold its lane" => backoff_holds_no_lane;
     "LAN-5", "within a key the order is that of the request" => order_within_a_key;
     "LAN-6", "supersede cancels exactly the never-started job of its key, in the insert itself" => supersede;
+    "LAN-7", "a job starts while a slot below its own limit is free" => slots::every_job_has_its_own_limit;
+    "LAN-8", "a running job keeps its slot, whatever is done to it" => slots::a_running_job_keeps_its_slot;
 }
 
 fn laned(kind: &'static str, key: &str, limit: u32) -> NewJob {

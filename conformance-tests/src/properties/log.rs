@@ -1,5 +1,7 @@
 //! LOG: the log is a grow-only set that nothing loses, doubles or reorders.
 
+mod entries;
+
 use std::{
     collections::BTreeSet,
     sync::{
@@ -35,6 +37,7 @@ group! {
     "LOG-12", "1,000 entries and an entry of 1 MiB are kept" => long_logs_are_kept;
     "LOG-13", "a deleted job is Missing and leaves no entries behind" => deletion_takes_the_log;
     "LOG-14", "one entry id on two jobs is two entries" => entry_ids_belong_to_their_job;
+    "LOG-15", "entries keep their order and kind, and a read may begin anywhere" => entries::entries_are_stored_as_given;
 }
 
 fn positions(job: &Job) -> Vec<u64> {

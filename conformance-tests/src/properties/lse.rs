@@ -1,5 +1,7 @@
 //! LSE: leases, fences and what a lost worker may still do.
 
+mod traces;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -29,6 +31,9 @@ group! {
     "LSE-9", "a heartbeat leaves the version alone" => heartbeats_keep_the_version;
     "LSE-10", "a client's clock that is wrong by an hour changes nothing" => client_clocks_do_not_matter;
     "LSE-11", "a fence never repeats across release, retry and reap" => fences_never_repeat;
+    "LSE-12", "a heartbeat changes the lease and the progress that it brings, and nothing else" => traces::heartbeats_change_lease_and_progress_alone;
+    "LSE-13", "a reap takes and reports leases by their ends, to the microsecond" => traces::reaps_report_in_order;
+    "LSE-14", "a reap leaves progress, times, errors and crashes as they were" => traces::reaps_leave_what_was_there;
 }
 
 async fn heartbeats_extend_from_now(case: &Case<'_>) -> Checked {

@@ -1,5 +1,7 @@
 //! REA: what reads answer.
 
+mod selection;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use queue_core::{
@@ -25,6 +27,10 @@ group! {
     "REA-6", "a read returns the part of the log that it asks for" => logs_on_demand;
     "REA-7", "what was written is read, through the same handle and another" => reads_see_writes;
     "REA-8", "pages keep to their limit and offset, and the last one says so" => pages_and_limits;
+    "REA-9", "every operation selects the same jobs by a filter" => selection::operations_agree;
+    "REA-10", "reads and changes take any number of ids and any offset" => selection::many_at_once;
+    "REA-11", "ids break ties byte by byte" => selection::ids_break_ties;
+    "REA-12", "pages and deletions go by the time of insertion first" => selection::time_goes_before_ids;
 }
 
 async fn get_is_positional(case: &Case<'_>) -> Checked {

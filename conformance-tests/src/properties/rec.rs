@@ -1,5 +1,7 @@
 //! REC: small shared facts.
 
+mod listing;
+
 use std::time::Duration;
 
 use queue_core::{ErrorKind, JobStoreExt, Outcome, Record, Version, When};
@@ -16,6 +18,7 @@ group! {
     "REC-2", "records are listed by prefix, in order" => records_by_prefix;
     "REC-3", "a claim skips a paused queue within a second" => paused_queues_are_skipped;
     "REC-4", "a malformed or oversized record is refused, and nothing is changed" => unfit_records_are_refused;
+    "REC-5", "version, date and order of records are the store's" => listing::records_are_the_stores;
 }
 
 async fn versioned_puts(case: &Case<'_>) -> Checked {

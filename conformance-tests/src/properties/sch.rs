@@ -1,5 +1,7 @@
 //! SCH: a slot of a schedule fires once, ever.
 
+mod jobs;
+
 use queue_core::{
     Effect, ErrorKind, Fire, Fired, JobFilter, JobId, JobStoreExt, NewJob, ScheduleStat, Timestamp,
     Unique, When,
@@ -18,6 +20,8 @@ group! {
     "SCH-4", "firing again after a lost answer makes no second job" => a_repeat_makes_no_second_job;
     "SCH-5", "schedules do not meet" => schedules_are_independent;
     "SCH-6", "a slot whose job is gone is not fired again" => pruned_slots_stay_fired;
+    "SCH-7", "the job of a slot is inserted as any other" => jobs::a_slots_job_is_any_job;
+    "SCH-8", "a slot that is Already leaves no error, and schedules are listed by name" => jobs::errors_belong_to_slots;
 }
 
 /// The `i`-th slot: apart by a microsecond, as no schedule is and every store must tell.

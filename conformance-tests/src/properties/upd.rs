@@ -1,7 +1,10 @@
 //! UPD: guards, transitions and outcomes.
 
-pub(super) mod bulk;
+mod many;
+mod memory;
 mod table;
+
+pub(super) mod bulk;
 
 use std::time::Duration;
 
@@ -33,6 +36,13 @@ group! {
     "UPD-11", "labels are merged and removed one by one" => labels_are_merged;
     "UPD-12", "update_where changes exactly the matching jobs and counts them" => bulk::bulk_changes;
     "UPD-13", "finished_at is set once" => finished_at_is_set_once;
+    "UPD-14", "a settle is remembered until its holder's successor settles" => memory::settles_are_remembered;
+    "UPD-15", "a holder is told of a cancel at every write, an editor of the version" => memory::acknowledgements_fit_the_writer;
+    "UPD-16", "a settle writes its own fields and undoes no one else's" => memory::settles_write_their_own_fields;
+    "UPD-17", "the mark of a wake ends with its run" => memory::a_wake_is_for_one_release;
+    "UPD-18", "a bulk change touches one field of every job that it meets" => many::bulk_changes_touch_one_thing;
+    "UPD-19", "an item that is too large is its own affair" => many::a_large_item_is_its_own_affair;
+    "UPD-20", "a claim made with updates finds what they freed or says so, and is refused with them" => many::claims_ride_along;
 }
 
 fn laden() -> JobPatch {
