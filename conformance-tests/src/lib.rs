@@ -3,6 +3,7 @@
 mod case;
 pub mod faults;
 mod harness;
+pub mod history;
 pub mod matrix;
 pub mod model;
 pub mod mutants;

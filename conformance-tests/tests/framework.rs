@@ -280,6 +280,7 @@ fn the_catalogue_is_whole_and_names_nothing_twice() {
         ("FID", 9),
         ("SCH", 6),
         ("SIG", 1),
+        ("HIS", 3),
         ("MOD", 1),
     ];
     let ids: Vec<String> = properties().iter().map(|property| property.id.to_owned()).collect();

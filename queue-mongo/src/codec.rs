@@ -302,7 +302,7 @@ pub(crate) fn read(document: &Document, skipped: u64) -> Result<Stored> {
     let mut log = Vec::new();
     if document.has("log") {
         let entries = document.get_array("log").map_err(corrupt)?;
-        for (entry, seq) in entries.iter().zip(skipped + 1..) {
+        for (entry, seq) in entries.iter().zip(skipped.saturating_add(1)..) {
             log.push(read_entry(entry, seq)?);
         }
     }

@@ -5,7 +5,6 @@
 //! shrinks to a minimal one.
 
 mod dice;
-mod history;
 mod parallel;
 mod script;
 mod state;
@@ -18,11 +17,14 @@ use proptest::{
 };
 use queue_core::spec::Latitude;
 
-pub use history::{Line, check_history};
-pub use parallel::{Event, check_parallel_history, parallel};
+pub use parallel::{check_parallel, parallel};
 pub use script::Step;
 
-use crate::{Case, Checked, Stop, report::directory};
+use crate::{
+    Case, Checked, Stop,
+    history::{Call, History},
+    report::directory,
+};
 use script::steps;
 use state::{Action, State, uuid};
 
@@ -62,7 +64,7 @@ fn runner(seed: u64) -> TestRunner {
 
 /// A script that went wrong, up to the answer that is not allowed.
 struct Divergence {
-    history: Vec<Line>,
+    history: Vec<Call>,
     why: String,
 }
 
@@ -91,8 +93,14 @@ async fn shrink<T: ValueTree<Value = Vec<Step>> + Send>(
     Ok(smallest)
 }
 
-/// Runs a script against a fresh store.
+/// Runs a script against a fresh store, up to the answer that is not allowed, if any is.
 async fn divergence(case: &Case<'_>, steps: &[Step]) -> Checked<Option<Divergence>> {
+    let (history, why) = execute(case, steps).await?;
+    Ok(why.map(|why| Divergence { history, why }))
+}
+
+/// What was called, and why the specification does not allow the last answer.
+async fn execute(case: &Case<'_>, steps: &[Step]) -> Checked<(Vec<Call>, Option<String>)> {
     let case = case.fresh().await?;
     let clock = case.clock()?;
     let mut state = State::new(case.info().capabilities);
@@ -108,32 +116,30 @@ async fn divergence(case: &Case<'_>, steps: &[Step]) -> Checked<Option<Divergenc
             };
             let now = clock.now();
             let answer = op.run(&**case.store()).await;
-            history.push(Line::new(now, &op, &answer));
+            history.push(Call::alone(history.len(), now, &op, &answer));
             let verdict = state.spec.check(&op, now, &answer, Latitude::Alone);
             if let queue_core::spec::Verdict::Reject(why) = verdict {
-                return Ok(Some(Divergence { history, why }));
+                return Ok((history, Some(why)));
             }
             if let Ok(answer) = &answer {
                 state.remember(&op, answer);
             }
         }
     }
-    Ok(None)
+    Ok((history, None))
 }
 
 fn report(case: &Case<'_>, number: usize, divergence: &Divergence) -> String {
-    let lines: Vec<String> = divergence.history.iter().map(Line::to_json).collect();
-    let script = lines.join("\n");
-    let directory = directory();
-    let file = directory.join(format!("model-{}-{}.jsonl", case.info().name, case.seed()));
-    let saved = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&file, &script));
-    let saved = match saved {
+    let history = History::new(case.info(), divergence.history.clone());
+    let script = history.to_text();
+    let file = directory().join(format!("model-{}-{}.jsonl", case.info().name, case.seed()));
+    let saved = match history.write(&file) {
         Ok(()) => format!("saved as {}", file.display()),
         Err(error) => format!("not saved: {error}"),
     };
     format!(
         "script {number} of seed {} diverges from the specification at the last of these operations \
-         ({saved}):\n{script}\n{}",
+         ({saved}):\n{script}{}",
         case.seed(),
         divergence.why
     )
@@ -146,7 +152,11 @@ mod tests {
     use queue_core::{Clock, MemoryStore, Result, async_trait};
 
     use super::*;
-    use crate::{Fixture, Harness, mutants};
+    use crate::{
+        Fixture, Harness,
+        history::{check_claims, check_logs, check_register, check_sequence},
+        mutants,
+    };
 
     struct Memory;
 
@@ -191,14 +201,33 @@ mod tests {
             let Some(first) = divergence(&case, &tree.current()).await.unwrap() else { continue };
             let smallest = shrink(&case, &mut tree, first).await.unwrap();
             assert!(smallest.history.len() <= 3, "{} operations are left", smallest.history.len());
-            let text: Vec<String> = smallest.history.iter().map(Line::to_json).collect();
-            let capabilities = case.info().capabilities;
-            assert!(check_history(&text.join("\n"), capabilities).is_err());
-            let sound = &text[..text.len() - 1];
-            assert_eq!(check_history(&sound.join("\n"), capabilities), Ok(()));
+            let saved = History::new(case.info(), smallest.history.clone()).to_text();
+            let mut history = History::from_text(&saved).unwrap();
+            assert!(check_sequence(&history).unwrap().is_err());
+            history.calls.pop();
+            assert_eq!(check_sequence(&history), Some(Ok(())));
             return;
         }
         panic!("no script met the flaw");
+    }
+
+    /// The scripts have all that the workloads of long runs leave out: time that passes, cancels, deletes, pauses, lanes,
+    /// unique keys.
+    #[tokio::test]
+    async fn what_the_specification_allows_the_history_checkers_accept() {
+        let case = Case::open(&Memory, 8, 1).await.unwrap();
+        let mut runner = runner(8);
+        for _ in 0..300 {
+            let tree = steps().new_tree(&mut runner).unwrap();
+            let (calls, why) = execute(&case, &tree.current()).await.unwrap();
+            assert_eq!(why, None);
+            let history = History::new(case.info(), calls);
+            for check in [check_claims, check_logs, check_register] {
+                if let Err(violation) = check(&history) {
+                    panic!("{violation}\n{}", history.to_text());
+                }
+            }
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod del;
 mod edit;
 mod fid;
 mod flaw;
+mod his;
 mod ins;
 mod lan;
 mod log;
@@ -74,7 +75,7 @@ impl Harness for Mutant {
 
 /// All mutants, group by group.
 pub fn mutants() -> Vec<Mutant> {
-    let groups: [&[Mutant]; 14] = [
+    let groups: [&[Mutant]; 15] = [
         ins::MUTANTS,
         clm::MUTANTS,
         log::MUTANTS,
@@ -89,6 +90,7 @@ pub fn mutants() -> Vec<Mutant> {
         fid::MUTANTS,
         sch::MUTANTS,
         par::MUTANTS,
+        his::MUTANTS,
     ];
     let mut mutants = groups.concat();
     mutants.extend(stranger::mutants());

@@ -4,6 +4,7 @@ mod can;
 mod clm;
 mod del;
 mod fid;
+mod his;
 mod ins;
 mod lan;
 mod log;
@@ -64,6 +65,7 @@ pub fn properties() -> Vec<Property> {
         fid::properties,
         sch::properties,
         sig::properties,
+        his::long_running,
         specification::properties,
     ];
     groups.iter().flat_map(|group| group()).collect()

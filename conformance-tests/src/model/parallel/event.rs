@@ -1,18 +1,16 @@
-use queue_core::{
-    Capabilities, Effect, Result, Timestamp,
-    spec::{Answer, Op, World},
-};
-use serde::{Deserialize, Serialize};
-
 use super::{
     piece,
     search::{Failure, Search},
 };
-use crate::model::history::Answered;
+use crate::history::{Answered, Call, History};
+use queue_core::{
+    Capabilities, Effect, Error, ErrorKind, Result, Timestamp,
+    spec::{Answer, Op, World},
+};
 
 /// An operation of a history in which operations overlap: by which handle, from when to when, and what was answered.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Event {
+#[derive(Clone, Debug)]
+pub(super) struct Event {
     pub(super) handle: usize,
     /// Read from one counter before the call, and after it: who ended before another began has a smaller `end`.
     pub(super) begin: u64,
@@ -25,7 +23,7 @@ pub struct Event {
 impl Event {
     /// An operation that ran from `begin` to `end`, in the ticks of a counter that all handles share, at `now` by
     /// the store's clock.
-    pub fn new(
+    pub(super) fn new(
         handle: usize,
         (begin, end): (u64, u64),
         now: Timestamp,
@@ -35,14 +33,44 @@ impl Event {
         Event { handle, begin, end, now, op: op.clone(), answer: Answered::of(answer) }
     }
 
-    /// The event as a line of JSON.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_else(|error| format!("cannot be written: {error}"))
+    /// The event of a call in a history; `Err` says what it lacks.
+    fn of(call: &Call) -> Result<Self, String> {
+        let now = call.now.or(call.since).ok_or("nobody says at what time of the store it ran")?;
+        let lost = || {
+            Answered::of(&Err(
+                Error::new(ErrorKind::Unavailable, "no answer").with_effect(Effect::Unknown)
+            ))
+        };
+        let end = call.end.unwrap_or(u64::MAX);
+        if call.begin >= end {
+            return Err("it ends before it begins".to_owned());
+        }
+        Ok(Event {
+            handle: call.handle,
+            begin: call.begin,
+            end,
+            now,
+            op: call.op.clone(),
+            answer: call.answer.clone().unwrap_or_else(lost),
+        })
+    }
+
+    /// The event as a history has it.
+    pub(super) fn to_call(&self) -> Call {
+        Call {
+            handle: self.handle,
+            begin: self.begin,
+            end: Some(self.end),
+            since: Some(self.now),
+            now: Some(self.now),
+            op: self.op.clone(),
+            answer: Some(self.answer.clone()),
+        }
     }
 
     /// Whether it may still take effect after its call has ended.
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.answer.answer(), Ok(Err(error)) if error.effect() == Effect::Unknown)
+        matches!(self.answer.to_result(), Err(error) if error.effect() == Effect::Unknown)
     }
 
     /// Whether it is over before the other begins.
@@ -117,8 +145,7 @@ fn segments(events: &[Event]) -> Vec<&[Event]> {
     segments
 }
 
-/// Checks a history in which operations overlap, one [`Event`] a line in any order, that began with an empty store
-/// with these limits: is there an order of the operations, one after the other, each between its begin and its
+/// Checks a history in which calls overlap, and that began with an empty store: is there an order of the operations, one after the other, each between its begin and its
 /// end, in which the specification allows every answer?
 ///
 /// Operations on several items are taken item by item, as the contract has it. A claim or a reap that other
@@ -130,17 +157,12 @@ fn segments(events: &[Event]) -> Vec<&[Event]> {
 /// some hundred states.
 ///
 /// # Errors
-/// Why there is no such order; or that a line cannot be read; or that the search was given up.
-pub fn check_parallel_history(text: &str, limits: Capabilities) -> Result<(), String> {
-    let mut events = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let at = |why: String| format!("line {}: {why}", number + 1);
-        let event: Event = serde_json::from_str(line).map_err(|error| at(error.to_string()))?;
-        let _readable = event.answer.answer().map_err(at)?;
-        if event.begin >= event.end {
-            return Err(at("it ends before it begins".to_owned()));
-        }
-        events.push(event);
-    }
-    Checker::new(limits).take(&events).map_err(|failure| failure.to_string())
+/// Why there is no such order; or what a call lacks; or that the search was given up.
+pub fn check_parallel(history: &History) -> Result<(), String> {
+    let events = history.calls.iter().enumerate().map(|(place, call)| {
+        // The line of the saved file, whose first one names the store.
+        Event::of(call).map_err(|why| format!("line {}: {why}", place + 2))
+    });
+    let events = events.collect::<Result<Vec<Event>, String>>()?;
+    Checker::new(history.store.capabilities).take(&events).map_err(|failure| failure.to_string())
 }

@@ -24,15 +24,15 @@ use std::{
 use queue_core::{JobStore, Timestamp, spec::Op};
 use tokio::{sync::Barrier, task::JoinSet};
 
-pub use event::{Event, check_parallel_history};
+pub use event::check_parallel;
 
 use self::{
-    event::Checker,
+    event::{Checker, Event},
     plan::{BEYOND, Known, Planner},
     script::{Act, BRANCHES, Episode, Script, Step, episode, smaller},
     search::Failure,
 };
-use crate::{Case, Checked, Stop, report::directory};
+use crate::{Case, Checked, Stop, history::History, report::directory};
 
 /// How often every duel and every theme has its turn: as often as there is time for, between these.
 const TURNS: usize = 1;
@@ -314,12 +314,9 @@ async fn shrink(
 }
 
 fn report(case: &Case<'_>, episodes: usize, script: &Script, run: &Run) -> String {
-    let lines: Vec<String> = run.events.iter().map(Event::to_json).collect();
-    let history = lines.join("\n");
-    let directory = directory();
-    let file = directory.join(format!("parallel-{}-{}.jsonl", case.info().name, case.seed()));
-    let saved = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&file, &history));
-    let saved = match saved {
+    let history = History::new(case.info(), run.events.iter().map(Event::to_call).collect());
+    let file = directory().join(format!("parallel-{}-{}.jsonl", case.info().name, case.seed()));
+    let saved = match history.write(&file) {
         Ok(()) => format!("saved as {}", file.display()),
         Err(error) => format!("not saved: {error}"),
     };
@@ -333,8 +330,9 @@ fn report(case: &Case<'_>, episodes: usize, script: &Script, run: &Run) -> Strin
     });
     let why = run.failure.as_ref().map(Failure::to_string).unwrap_or_default();
     format!(
-        "after {episodes} episodes of seed {}: {} has no order that explains its history ({saved}):\n{history}\n{why}",
+        "after {episodes} episodes of seed {}: {} has no order that explains its history ({saved}):\n{}\n{why}",
         case.seed(),
         branches.unwrap_or_default(),
+        history.to_text().trim_end(),
     )
 }

@@ -54,7 +54,7 @@ enum Piece {
 pub(super) fn split(events: &[Event]) -> Result<Vec<Unit>, Failure> {
     let mut units = Vec::new();
     for (at, event) in events.iter().enumerate() {
-        let answer = event.answer.answer().map_err(Failure::GivenUp)?;
+        let answer = event.answer.to_result();
         let mut rivals = events.iter().enumerate().filter(|(other_at, other)| {
             *other_at != at && event.overlaps(other) && (writes(&event.op) || writes(&other.op))
         });

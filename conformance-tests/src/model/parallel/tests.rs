@@ -3,8 +3,8 @@ use std::num::NonZeroU32;
 use queue_core::{
     BulkChange, BulkOutcome, Capabilities, ClaimRequest, Effect, EntryId, EntryKind, Error,
     ErrorKind, Guard, Inserted, JobFilter, JobId, JobPatch, JobUpdate, LogRead, NewEntry, NewJob,
-    OnConflict, Outcome, Payload, Queues, Reach, Record, Result, Timestamp, Transition, Unique,
-    Uuid, Version, When,
+    OnConflict, Outcome, Payload, Queues, Reach, Record, Result, StoreInfo, Timestamp, Transition,
+    Unique, Uuid, Version, When,
     spec::{Answer, Spec},
 };
 
@@ -50,12 +50,12 @@ fn lost() -> Result<Answer> {
 
 /// A history, and the machine that gives the answers to what is told in order.
 #[derive(Default)]
-struct History {
+struct Told {
     spec: Spec,
     events: Vec<Event>,
 }
 
-impl History {
+impl Told {
     /// An operation of handle 0 in this interval, answered by the machine as things stand.
     fn told(&mut self, interval: (u64, u64), op: &Op) -> Result<Answer> {
         let answer = self.spec.answer(op, NOW);
@@ -68,14 +68,14 @@ impl History {
     }
 
     fn verdict(&self) -> Result<(), String> {
-        let lines: Vec<String> = self.events.iter().map(Event::to_json).collect();
-        check_parallel_history(&lines.join("\n"), Capabilities::new(Reach::Process))
+        let store = StoreInfo::new("told", Capabilities::new(Reach::Process));
+        check_parallel(&History::new(store, self.events.iter().map(Event::to_call).collect()))
     }
 }
 
 /// A history that begins with these jobs.
-fn with(jobs: &[NewJob]) -> History {
-    let mut history = History::default();
+fn with(jobs: &[NewJob]) -> Told {
+    let mut history = Told::default();
     history.told((0, 1), &Op::Insert(jobs.to_vec())).unwrap();
     history
 }
@@ -286,13 +286,13 @@ fn a_cancel_that_counts_a_waiting_job_which_a_claim_had_taken_has_no_order() {
 #[test]
 fn of_two_versioned_puts_at_once_one_is_refused() {
     let put = Op::PutRecord(Record::new("a/x", Payload::null()), Some(Version(0)));
-    let mut history = History::default();
+    let mut history = Told::default();
     history.told((1, 4), &put).unwrap();
     let second = history.told((2, 3), &put).unwrap();
     assert!(matches!(second, Answer::Put(Outcome::Conflict { .. })));
     assert_eq!(history.verdict(), Ok(()));
     history.events.pop();
-    let first = history.events[0].answer.answer().unwrap();
+    let first = history.events[0].answer.to_result();
     history.event((2, 3), &put, &first);
     assert!(history.verdict().is_err());
 }
@@ -346,9 +346,7 @@ fn a_line_that_makes_no_sense_is_named() {
     let mut history = with(&[job(1)]);
     history.told((3, 2), &get(1)).unwrap();
     let why = history.verdict().unwrap_err();
-    assert!(why.starts_with("line 2: it ends before it begins"), "{why}");
-    let why = check_parallel_history("{}", Capabilities::new(Reach::Process)).unwrap_err();
-    assert!(why.starts_with("line 1: "), "{why}");
+    assert!(why.starts_with("line 3: it ends before it begins"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -372,10 +370,10 @@ async fn a_failing_script_becomes_small_and_its_history_is_refused_again() {
         let (script, smaller) =
             shrink(&case, script, failed, Duration::from_secs(20)).await.unwrap();
         assert_eq!(script.len(), 1);
-        let lines: Vec<String> = smaller.events.iter().map(Event::to_json).collect();
-        assert!(lines.len() <= 5, "{} operations are left:\n{}", lines.len(), lines.join("\n"));
-        let capabilities = case.info().capabilities;
-        assert!(check_parallel_history(&lines.join("\n"), capabilities).is_err());
+        let calls = smaller.events.iter().map(Event::to_call).collect();
+        let saved = History::new(case.info(), calls).to_text();
+        assert!(smaller.events.len() <= 5, "too many operations are left:\n{saved}");
+        assert!(check_parallel(&History::from_text(&saved).unwrap()).is_err());
         return;
     }
 }
