@@ -35,6 +35,10 @@ pub trait Harness: Send + Sync + 'static {
     /// Names an empty place that nobody has opened, for the properties that kill the processes which open it: what the
     /// `open` of [`processes::serve`](crate::processes::serve) opens. `None` by default: those properties are skipped.
     ///
+    /// They keep several processes at one place only where [`Capabilities::reach`](queue_core::Capabilities::reach) allows it,
+    /// and never open it in the process of the suite. Where [`Capabilities::durable`](queue_core::Capabilities::durable) is
+    /// false nothing has to survive, and they are skipped as well. The loss of power is beyond them.
+    ///
     /// # Errors
     /// Whatever keeps the place from being made; the property fails with it.
     async fn place(&self) -> Result<Option<Place>> {
@@ -43,18 +47,20 @@ pub trait Harness: Send + Sync + 'static {
 }
 
 type Age = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send + Sync>;
+type Look = Box<dyn Fn() -> BoxFuture<'static, Result<Vec<u8>>> + Send + Sync>;
 
 /// Where an empty store is or can be made, for processes to open.
 pub struct Place {
     pub(crate) name: String,
     pub(crate) age: Option<Age>,
+    pub(crate) look: Option<Look>,
     guards: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl Place {
     /// What [`processes::serve`](crate::processes::serve) is given: a path, a URL, the name of a schema.
     pub fn new(name: impl Into<String>) -> Self {
-        Place { name: name.into(), age: None, guards: Vec::new() }
+        Place { name: name.into(), age: None, look: None, guards: Vec::new() }
     }
 
     /// Says how to make the store there look as if a later release had migrated it, which this one must refuse to open.
@@ -64,6 +70,17 @@ impl Place {
         F: Fn() -> BoxFuture<'static, Result<()>> + Send + Sync + 'static,
     {
         self.age = Some(Box::new(migrate));
+        self
+    }
+
+    /// Says how to read what is there, past the store and while no process has it open: a file's bytes, the names of the
+    /// tables and the version of the schema. Two answers are the same when nothing was changed in between.
+    #[must_use]
+    pub fn with_contents<F>(mut self, look: F) -> Self
+    where
+        F: Fn() -> BoxFuture<'static, Result<Vec<u8>>> + Send + Sync + 'static,
+    {
+        self.look = Some(Box::new(look));
         self
     }
 
@@ -80,6 +97,7 @@ impl fmt::Debug for Place {
         f.debug_struct("Place")
             .field("name", &self.name)
             .field("later_release", &self.age.is_some())
+            .field("contents", &self.look.is_some())
             .field("guards", &self.guards.len())
             .finish()
     }

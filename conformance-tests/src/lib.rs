@@ -18,7 +18,7 @@ mod suite;
 mod verdict;
 
 pub use case::{Breaking, Case};
-pub use faults::{Breakable, Fault, Switch};
+pub use faults::{Breakable, ChaosStore, Fault, Proxy, Switch};
 pub use harness::{Fixture, Harness, Place};
 pub use properties::properties;
 pub use property::Property;

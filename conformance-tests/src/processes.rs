@@ -36,14 +36,14 @@ use std::{
 use futures::StreamExt;
 use queue_core::{
     Clock, Effect, Error, ErrorKind, JobStore, QueueName, Result, StoreInfo, Timestamp,
-    spec::{Answer, ByOp, Op},
+    spec::{Answer, Op},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::mpsc;
 
 mod remote;
 
-use remote::Remote;
+pub use remote::Killable;
 
 /// Set for a process that is to serve: the place that it opens.
 const PLACE: &str = "QUEUE_CONFORMANCE_PLACE";
@@ -139,7 +139,7 @@ fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<Option<T>> {
 /// # Errors
 /// The process cannot be started, or what it says when it opens the store.
 pub async fn open(place: &str, clock: &Clock) -> Result<Arc<dyn JobStore>> {
-    Ok(Arc::new(ByOp(Remote::start(place, clock.clone()).await?)))
+    Killable::start(place, clock)?.open().await
 }
 
 /// Whether this process is to serve another one. It must not run the suite then, or each run would start others.

@@ -6,13 +6,41 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conformance_tests::{processes, start};
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use conformance_tests::{async_trait, processes, start};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, pending},
+    stream::BoxStream,
+};
 use libtest_mimic::{Arguments, Trial};
 use queue_core::{
     Clock, Effect, Error, ErrorKind, JobFilter, JobQuery, JobStore, JobStoreExt, LogRead,
-    MemoryStore, NewJob, Payload, Result, Wakeup, When,
+    MemoryStore, NewJob, Payload, Result, StoreInfo, Timestamp, Wakeup, When,
+    spec::{Answer, ByOp, Op, RunOp},
 };
+
+/// Answers only what time it is.
+#[derive(Debug)]
+struct Stuck(Clock);
+
+#[async_trait]
+impl RunOp for Stuck {
+    fn info(&self) -> StoreInfo {
+        MemoryStore::new().info()
+    }
+
+    async fn ping(&self) -> Result<Timestamp> {
+        Ok(self.0.now())
+    }
+
+    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+        futures::stream::pending().boxed()
+    }
+
+    async fn run(&self, _: Op) -> Result<Answer> {
+        pending().await
+    }
+}
 
 /// What a process opens: its own memory, with its number as the name of a first job.
 async fn serve(place: String, clock: Clock) -> Result<Arc<dyn JobStore>> {
@@ -21,6 +49,8 @@ async fn serve(place: String, clock: Clock) -> Result<Arc<dyn JobStore>> {
             return Err(Error::new(ErrorKind::Timeout, "nobody there").with_effect(Effect::Unknown));
         }
         "gone" => std::process::exit(3),
+        "never open" => return pending().await,
+        "stuck" => return Ok(Arc::new(ByOp(Stuck(clock)))),
         _ => {}
     }
     let store = MemoryStore::with_clock(clock);
@@ -86,6 +116,34 @@ async fn a_process_that_ends_at_once_is_an_error_that_says_what_may_be_missing()
     assert!(error.message().contains("processes::serve"), "{error}");
 }
 
+fn check_lost<T: std::fmt::Debug>(answer: Result<T>) {
+    let error = answer.unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::Unknown));
+}
+
+async fn a_killed_process_leaves_its_calls_unknown_and_is_gone() {
+    let process = processes::Killable::start("stuck", &Clock::manual(start())).unwrap();
+    let store = process.open().await.unwrap();
+    let mut call = store.schedules();
+    assert!(futures::poll!(&mut call).is_pending());
+    // Questions are answered in their order of arrival: it has the call.
+    store.ping().await.unwrap();
+    assert!(futures::poll!(&mut call).is_pending());
+    process.kill();
+    check_lost(call.await);
+    check_lost(store.ping().await);
+    process.kill();
+}
+
+async fn a_process_can_be_killed_while_it_opens_its_store() {
+    let process = processes::Killable::start("never open", &Clock::manual(start())).unwrap();
+    let opening = process.open();
+    tokio::pin!(opening);
+    assert!(futures::poll!(&mut opening).is_pending());
+    process.kill();
+    check_lost(opening.await.map(drop));
+}
+
 async fn wake_ups_arrive() {
     let (store, _) = open("memory").await.unwrap();
     let mut wakeups = store.wakeups();
@@ -107,7 +165,7 @@ fn main() -> ExitCode {
         return code;
     }
     type Test = fn() -> BoxFuture<'static, ()>;
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 8] = [
         ("each_handle_is_another_process_which_ends_with_it", || {
             each_handle_is_another_process_which_ends_with_it().boxed()
         }),
@@ -118,6 +176,12 @@ fn main() -> ExitCode {
         }),
         ("a_process_that_ends_at_once_is_an_error_that_says_what_may_be_missing", || {
             a_process_that_ends_at_once_is_an_error_that_says_what_may_be_missing().boxed()
+        }),
+        ("a_killed_process_leaves_its_calls_unknown_and_is_gone", || {
+            a_killed_process_leaves_its_calls_unknown_and_is_gone().boxed()
+        }),
+        ("a_process_can_be_killed_while_it_opens_its_store", || {
+            a_process_can_be_killed_while_it_opens_its_store().boxed()
         }),
         ("wake_ups_arrive", || wake_ups_arrive().boxed()),
     ];

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use queue::{JobFilter, JobQuery, JobStates, core::MAX_PAGE};
+use queue::{JobFilter, JobQuery, JobStates, StoreRegistry, core::MAX_PAGE};
 use serde_json::json;
 
 use crate::{
@@ -11,8 +11,8 @@ use crate::{
     store, text,
 };
 
-pub(crate) async fn list(args: ListArgs) -> Result<Ending, Failure> {
-    let queue = store::open_existing(&args.db).await?;
+pub(crate) async fn list(registry: &StoreRegistry, args: ListArgs) -> Result<Ending, Failure> {
+    let queue = store::open_existing(registry, &args.db).await?;
     let mut filter = JobFilter::all();
     if !args.state.is_empty() {
         filter = filter.with_states(args.state.into_iter().collect::<JobStates>());

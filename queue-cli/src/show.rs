@@ -1,7 +1,7 @@
 //! `queue show`.
 
 use queue::{
-    Job, JobError, StepEntry, StepState, StepStatus,
+    Job, JobError, StepEntry, StepState, StepStatus, StoreRegistry,
     core::{EntryKind, LogEntry},
     step_statuses,
 };
@@ -17,8 +17,8 @@ use crate::{
 /// How much of an input or output is shown to people.
 const SHOWN: usize = 200;
 
-pub(crate) async fn show(args: ShowArgs) -> Result<Ending, Failure> {
-    let queue = store::open_existing(&args.db).await?;
+pub(crate) async fn show(registry: &StoreRegistry, args: ShowArgs) -> Result<Ending, Failure> {
+    let queue = store::open_existing(registry, &args.db).await?;
     let Some(mut job) = queue.job(args.id).await? else {
         return Err(Failure::new(format!("there is no job {}", args.id)));
     };

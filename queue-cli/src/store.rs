@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use queue::Queue;
+use queue::{Queue, StoreRegistry};
 
 use crate::failure::Failure;
 
@@ -10,8 +10,8 @@ use crate::failure::Failure;
 pub(crate) const DEFAULT: &str = "sqlite:queue.db";
 
 /// Opens a store that `run` may create.
-pub(crate) async fn open(url: &str) -> Result<Queue, Failure> {
-    Queue::connect(url).await.map_err(|error| {
+pub(crate) async fn open(registry: &StoreRegistry, url: &str) -> Result<Queue, Failure> {
+    Queue::connect_with(registry, url).await.map_err(|error| {
         let failure = Failure::from(error);
         match url.contains(':') {
             true => failure,
@@ -21,19 +21,30 @@ pub(crate) async fn open(url: &str) -> Result<Queue, Failure> {
 }
 
 /// Opens a store to look at: a file that is not there is not created.
-pub(crate) async fn open_existing(url: &str) -> Result<Queue, Failure> {
+pub(crate) async fn open_existing(registry: &StoreRegistry, url: &str) -> Result<Queue, Failure> {
     match sqlite_path(url) {
         Some(path) if !path.exists() => Err(Failure::new(format!(
             "there is no database {}; name one with --db",
             path.display()
         ))),
-        _ => open(url).await,
+        _ => open(registry, url).await,
     }
 }
 
 /// The file that a SQLite URL names, if that can be told without decoding.
-pub(crate) fn sqlite_path(url: &str) -> Option<PathBuf> {
-    let rest = url.strip_prefix("sqlite:")?;
+fn sqlite_path(url: &str) -> Option<PathBuf> {
+    path(url.strip_prefix("sqlite:")?)
+}
+
+/// The file that a URL may name: whatever follows the scheme, unless it is a host. A store of a scheme that this crate has
+/// never heard of may live in a file as well.
+pub(crate) fn file_path(url: &str) -> Option<PathBuf> {
+    let (_, rest) = url.split_once(':')?;
+    let has_host = rest.starts_with("//") && !rest.starts_with("///");
+    sqlite_path(url).or_else(|| if has_host { None } else { path(rest) })
+}
+
+fn path(rest: &str) -> Option<PathBuf> {
     let rest = rest.strip_prefix("//").unwrap_or(rest);
     let path = rest.split('?').next().unwrap_or(rest);
     (!path.is_empty() && !path.contains('%')).then(|| PathBuf::from(path))
@@ -63,6 +74,17 @@ mod tests {
         }
         assert_eq!(sqlite_path("memory:"), None);
         assert_eq!(sqlite_path("sqlite:"), None);
+    }
+
+    #[test]
+    fn the_file_of_a_foreign_url_is_found_and_a_host_is_none() {
+        for url in ["mine:a/b.db", "mine:a/b.db?x=y", "sqlite://a/b.db"] {
+            assert_eq!(file_path(url), Some(PathBuf::from("a/b.db")), "{url}");
+        }
+        assert_eq!(file_path("mine:///a/b.db"), Some(PathBuf::from("/a/b.db")));
+        for url in ["memory:", "postgres://host/database", "no-scheme"] {
+            assert_eq!(file_path(url), None, "{url}");
+        }
     }
 
     #[test]

@@ -144,8 +144,9 @@ pub struct Claimed {
     ///
     /// Never later than the earliest instant at which the request could return a job that this
     /// answer did not (waiting jobs that match and are not behind a full lane or a pause), and never later
-    /// than the earliest end of a lease. Not later than now exactly when there is something to be
-    /// had now: a job passed over, or a lease that is over and wants reaping.
+    /// than the earliest end of a lease: of any lease, whatever its queue, those of this claim too. Earlier is allowed, so
+    /// a store need not ask filters and lanes about jobs that are not due yet. Not later than now exactly when there is
+    /// something to be had now: a job passed over, or a lease that is over and wants reaping.
     pub next_due: Option<Timestamp>,
 }
 

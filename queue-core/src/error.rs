@@ -17,7 +17,7 @@ pub enum ErrorKind {
     TooLarge,
     /// The store cannot do this; it says so instead of ignoring the request.
     Unsupported,
-    /// The store cannot be reached.
+    /// The store cannot be reached, or takes nothing: a full disk.
     Unavailable,
     /// The store did not answer in time.
     Timeout,
@@ -43,7 +43,7 @@ impl ErrorKind {
         Self::Backend,
     ];
 
-    /// Whether the same call may succeed later.
+    /// Whether the same call may succeed later: `Unavailable`, `Timeout`, `Contention`.
     pub const fn is_transient(self) -> bool {
         matches!(self, Self::Unavailable | Self::Timeout | Self::Contention)
     }

@@ -10,6 +10,10 @@ use crate::{Error, Result};
 /// Stores return it byte for byte, white space around the document aside: key order, duplicate
 /// keys, the spelling of numbers and escapes are kept. Equality is equality of the text. Cloning
 /// shares the text.
+///
+/// For `serde` it is a raw value of `serde_json`: other formats cannot keep it, and neither can `#[serde(flatten)]`. An
+/// `Option<Payload>` reads JSON `null` as `None`, so a store that keeps one as JSON leaves the field out for
+/// `None` and reads one that is there as `Some`, whatever it holds.
 #[derive(Clone)]
 pub struct Payload(Arc<RawValue>);
 

@@ -47,8 +47,8 @@ impl StoreRegistry {
         registry
     }
 
-    /// Opens URLs of this scheme with `open`, which is given the whole URL. A scheme registered
-    /// before is replaced.
+    /// Opens URLs of this scheme with `open`, which is given the whole URL, scheme and percent-encoding included
+    /// ([`percent_decode`]). A scheme registered before is replaced.
     pub fn register<F, Fut>(&mut self, scheme: impl Into<String>, open: F) -> &mut Self
     where
         F: Fn(String) -> Fut + Send + Sync + 'static,

@@ -56,6 +56,7 @@ pub struct Control {
     /// The lane's slot that the running job holds.
     pub slot: Option<u32>,
     pub unique: Option<Unique>,
+    /// How many entries the log has; only the store, which appends, changes it.
     pub log_len: u64,
 }
 
@@ -262,6 +263,9 @@ impl Claim {
 }
 
 /// A job as a store holds it, without its log.
+///
+/// To read one back from storage, make it with [`Row::new`] of any job and set all of its fields; [`Control`] can be stored by
+/// `serde` as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)] // as in `Job`
@@ -344,6 +348,10 @@ impl Row {
     }
 
     /// Applies a patch that was judged [`Judgement::Apply`], its log aside, and answers it.
+    ///
+    /// The store appends the log itself and raises [`Control::log_len`] by one for each entry that was not there;
+    /// where [`Control::is_dropped`] says so now, it deletes the job instead. Whether the patch is too large
+    /// ([`JobPatch::largest_payload`]) is asked between the judgement and this.
     pub fn patch(
         &mut self,
         guard: Guard,

@@ -34,8 +34,41 @@ use crate::{
 /// [`Capabilities::durable`](crate::Capabilities::durable) is true, survives a crash. A future that is dropped leaves the
 /// store usable; its call has happened as a whole or not at all.
 ///
+/// Where a crash comes between the steps of a call that is one here (a slot and its job, a job and the one in whose place it is),
+/// the steps that are missing are made by a repeat of the call, or by a reap, of anybody, a few seconds later; until then
+/// the new job may be missing, and never are both jobs there.
+///
+/// # Trips
+///
+/// "One trip" below is what a call costs where the database has a statement (or a transaction) that does it all. Elsewhere
+/// it may cost more, but never more for a hundred items than for one, and at most, once the store has warmed up, with jobs
+/// that are not in lanes and claims in FIFO order:
+///
+/// | call | trips at most |
+/// |---|---|
+/// | `ping`, `heartbeat`, `get`, `find`, `tally`, `schedules`, `records`, `put_record` | 1 |
+/// | `insert` | 1 where all jobs are new, 2 where they are there |
+/// | `claim` | 4 |
+/// | `update_jobs` by holders: log, progress, transitions | 1 where all are applied, 3 where they are not |
+/// | `update_where`, `delete` | 2 |
+/// | `reap` | 4 |
+/// | `fire` | 5 |
+/// | a whole job: `insert`, `claim`, `update_jobs` with the last entry | 4 |
+/// | `update_and_claim` | 4 |
+///
 /// Empty input costs no trip and answers empty. Malformed input is refused whole with
-/// `ErrorKind::Invalid` before anything is changed: call the `check` methods of the argument types.
+/// `ErrorKind::Invalid` before anything is changed, empty or not. What to call first:
+///
+/// | method | checks |
+/// |---|---|
+/// | `insert` | [`Capabilities::check_new`](crate::Capabilities::check_new) |
+/// | `claim`, `update_and_claim` | [`ClaimRequest::check`]; for the updates as below |
+/// | `update_jobs` | [`check_updates`](crate::check_updates) |
+/// | `heartbeat` | [`check_held`](crate::check_held) |
+/// | `update_where`, `delete`, `tally` | [`JobFilter::check`] |
+/// | `find` | [`JobQuery::check`] |
+/// | `fire` | [`Fire::check`], and `check_new` for its job |
+/// | `records`, `put_record` | [`check_prefix`](crate::check_prefix), [`Capabilities::check_record`](crate::Capabilities::check_record) |
 ///
 /// What each operation does to a job's fields is stated once, in [`effects::TABLE`](crate::effects::TABLE). The rules that
 /// decide (guards, scopes, lanes) are methods of [`Control`](crate::Control) and [`Row`](crate::Row); a store uses them or
@@ -65,7 +98,8 @@ pub trait JobStore: fmt::Debug + Send + Sync + 'static {
     /// lane and in paused queues are passed over. Without concurrent writes exactly the first `limit`
     /// are taken; a claim may pass over a job that another operation is writing at that
     /// moment, and then says so with a `next_due` that is not later than now. A repeat with the
-    /// same token answers the jobs of the first call that are still held under it, if any is. One trip.
+    /// same token answers the jobs of the first call that are still held under it, if any is, and takes none besides; if
+    /// none is, it is a new claim. One trip.
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed>;
 
     /// Makes changes and answers for each, in order, what became of it.
@@ -115,7 +149,8 @@ pub trait JobStore: fmt::Debug + Send + Sync + 'static {
     /// Counts matching jobs by queue and state, in that order. One trip.
     async fn tally(&self, filter: &JobFilter) -> Result<Vec<Tally>>;
 
-    /// Fires a slot of a schedule: at most one job per schedule and slot, ever. One trip.
+    /// Fires a slot of a schedule: at most one job per schedule and slot, ever. The job is inserted as by
+    /// [`insert`](JobStore::insert); if it is `Existing`, the slot counts as skipped. One trip.
     async fn fire(&self, fire: &Fire) -> Result<Fired>;
 
     /// What is known of every schedule, by name. One trip.
@@ -125,7 +160,8 @@ pub trait JobStore: fmt::Debug + Send + Sync + 'static {
     async fn records(&self, prefix: &str) -> Result<Vec<Record>>;
 
     /// Puts (or removes) a record: always, or only if it has the expected version, where 0 means
-    /// that it was never put. Answers `Applied` with the new version, or `Conflict`. One trip.
+    /// that it was never put. Every put raises the version by one, that of a removal too. Answers `Applied` with the new
+    /// version, or `Conflict`. One trip.
     async fn put_record(&self, record: &Record, expect: Option<Version>) -> Result<Outcome>;
 
     /// Hints that jobs may have become due. They may be lost, doubled or spurious; a worker

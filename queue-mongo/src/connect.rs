@@ -62,6 +62,8 @@ pub(crate) struct Db {
     /// Commands that may have changed something and were answered.
     pub(crate) writes: Arc<AtomicU64>,
     pub(crate) stop_after: Option<StopAfter>,
+    /// How long a call may take.
+    pub(crate) call_timeout: std::time::Duration,
 }
 
 /// The commands that change something.
@@ -142,6 +144,7 @@ pub(crate) async fn open(options: MongoOptions) -> Result<Db> {
         repaired: Last::default(),
         writes,
         stop_after: options.stop_after,
+        call_timeout: options.call_timeout,
         database,
         client,
     };

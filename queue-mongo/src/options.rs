@@ -36,6 +36,7 @@ pub struct MongoOptions {
     pub(crate) clock: Clock,
     pub(crate) wake: Wake,
     pub(crate) timeout: Duration,
+    pub(crate) call_timeout: Duration,
     pub(crate) stop_after: Option<StopAfter>,
 }
 
@@ -54,7 +55,7 @@ impl fmt::Debug for MongoOptions {
 impl MongoOptions {
     /// The deployment that a connection string names. The database is the one in its path, or `queue`.
     ///
-    /// Own parameters, taken out before the driver reads the rest: `wakeups` (`change-stream` or `poll`).
+    /// Own parameters, taken out before the driver reads the rest: `wakeups` (`change-stream` or `poll`), `call_timeout_ms`.
     ///
     /// # Errors
     /// `Config`: another scheme, an unknown value of an own parameter.
@@ -71,6 +72,7 @@ impl MongoOptions {
             clock: Clock::system(),
             wake: Wake::default(),
             timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(30),
             stop_after: None,
         };
         let Some((place, query)) = url.split_once('?') else { return Ok(options) };
@@ -84,6 +86,14 @@ impl MongoOptions {
                         "wakeups is `change-stream` or `poll`, not {other:?}"
                     )));
                 }
+                ("call_timeout_ms", millis) => match millis.parse() {
+                    Ok(millis) => options.call_timeout = Duration::from_millis(millis),
+                    Err(_) => {
+                        return Err(config(format!(
+                            "call_timeout_ms is a whole number of milliseconds, not {millis:?}"
+                        )));
+                    }
+                },
                 _ => others.push(parameter),
             }
         }
@@ -121,6 +131,17 @@ impl MongoOptions {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
+        self
+    }
+
+    /// Waits so long for a call as a whole; then it fails with `Timeout` and `Effect::Unknown`: the server may be at work on it
+    /// still. 30 seconds unless it is said.
+    ///
+    /// The driver finds out by itself when nothing is heard of a server any more, but not when nothing is heard on one of
+    /// its connections. A call that deletes or changes millions of jobs needs more time.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
         self
     }
 
@@ -169,8 +190,9 @@ mod tests {
 
     #[test]
     fn own_parameters_are_taken_out_of_the_url() {
-        let url = "mongodb://h/db?wakeups=poll&replicaSet=rs0";
+        let url = "mongodb://h/db?wakeups=poll&replicaSet=rs0&call_timeout_ms=750";
         let options = MongoOptions::from_url(url).unwrap();
+        assert_eq!(options.call_timeout, Duration::from_millis(750));
         assert_eq!(options.url, "mongodb://h/db?replicaSet=rs0");
         assert_eq!(options.wake, Wake::Poll);
         let options = MongoOptions::from_url("mongodb://h/db?wakeups=change-stream").unwrap();
@@ -182,6 +204,7 @@ mod tests {
         for (url, hint) in [
             ("postgres://x", "begins with mongodb://"),
             ("mongodb://h/db?wakeups=maybe", "`change-stream` or `poll`"),
+            ("mongodb://h/db?call_timeout_ms=1s", "a whole number of milliseconds"),
         ] {
             let error = MongoOptions::from_url(url).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Config, "{url}");

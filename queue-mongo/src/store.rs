@@ -11,10 +11,10 @@ use futures::{
 };
 use mongodb::{Client, ClientSession, Database};
 use queue_core::{
-    BulkChange, BulkOutcome, ClaimRequest, Claimed, Effect, Fire, Fired, Held, Inserted, Job,
-    JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page, Reaped,
-    Record, Result, ScheduleStat, StoreInfo, StoreRegistry, Tally, Timestamp, Version, Wakeup,
-    async_trait, check_held, check_prefix, check_updates,
+    BulkChange, BulkOutcome, ClaimRequest, Claimed, Effect, Error, ErrorKind, Fire, Fired, Held,
+    Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page,
+    Reaped, Record, Result, ScheduleStat, StoreInfo, StoreRegistry, Tally, Timestamp, Version,
+    Wakeup, async_trait, check_held, check_prefix, check_updates,
 };
 
 use crate::{
@@ -141,9 +141,30 @@ async fn writing<T>(
     call: impl Future<Output = Result<T>>,
 ) -> Result<T> {
     let before = db.writes.load(Ordering::Relaxed);
-    let result = call.await;
+    let result = in_time(db, call).await;
     let unmoved = db.writes.load(Ordering::Relaxed) == before;
     named(operation, result.map_err(|e| if unmoved { e } else { e.with_effect(Effect::Unknown) }))
+}
+
+/// Names the operation that failed.
+async fn reading<T>(
+    db: &Db,
+    operation: &'static str,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    named(operation, in_time(db, call).await)
+}
+
+/// Gives up a call on which nothing is heard. The driver closes the connection that it was waiting on.
+async fn in_time<T>(db: &Db, call: impl Future<Output = Result<T>>) -> Result<T> {
+    let limit = db.call_timeout;
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result,
+        Err(_) => {
+            let message = format!("no answer within {} ms (call_timeout_ms)", limit.as_millis());
+            Err(Error::new(ErrorKind::Timeout, message).with_effect(Effect::Unknown))
+        }
+    }
 }
 
 /// Names the operation that failed.
@@ -159,7 +180,7 @@ impl JobStore for MongoStore {
     }
 
     async fn ping(&self) -> Result<Timestamp> {
-        named("ping", self.0.clock.measure(&self.0.database).await)
+        reading(&self.0, "ping", self.0.clock.measure(&self.0.database)).await
     }
 
     async fn insert(&self, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
@@ -222,17 +243,17 @@ impl JobStore for MongoStore {
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        named("get", read::get(&self.0, ids, log).await)
+        reading(&self.0, "get", read::get(&self.0, ids, log)).await
     }
 
     async fn find(&self, query: &JobQuery) -> Result<Page<Job>> {
         query.check()?;
-        named("find", read::find(&self.0, query).await)
+        reading(&self.0, "find", read::find(&self.0, query)).await
     }
 
     async fn tally(&self, filter: &JobFilter) -> Result<Vec<Tally>> {
         filter.check()?;
-        named("tally", read::tally(&self.0, filter).await)
+        reading(&self.0, "tally", read::tally(&self.0, filter)).await
     }
 
     async fn fire(&self, fire: &Fire) -> Result<Fired> {
@@ -244,12 +265,12 @@ impl JobStore for MongoStore {
     }
 
     async fn schedules(&self) -> Result<Vec<ScheduleStat>> {
-        named("schedules", schedule::schedules(&self.0).await)
+        reading(&self.0, "schedules", schedule::schedules(&self.0)).await
     }
 
     async fn records(&self, prefix: &str) -> Result<Vec<Record>> {
         check_prefix(prefix)?;
-        named("records", schedule::records(&self.0, prefix).await)
+        reading(&self.0, "records", schedule::records(&self.0, prefix)).await
     }
 
     async fn put_record(&self, record: &Record, expect: Option<Version>) -> Result<Outcome> {

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use conformance_tests::{Fault, Proxy, Switch};
 use futures::StreamExt;
 use load::Load;
 use mongodb::{Client, bson::doc};
@@ -84,6 +85,27 @@ async fn a_server_that_hangs_is_unavailable_in_time_and_found_again() {
         assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, effect), "{error}");
     }
     servers.signal("mongo-standalone", "CONT");
+    load::insist(|| store.insert(&job)).await;
+}
+
+#[tokio::test]
+async fn a_call_that_hears_nothing_ends_in_time_though_the_driver_would_wait() {
+    let server = test_servers::server("QUEUE_MONGO_STANDALONE_URL");
+    let host = server.trim_start_matches("mongodb://").split('/').next().unwrap();
+    let database = test_servers::Database::at(server.clone());
+    let proxy = Proxy::start(host, 1).await.unwrap();
+    // The driver asks for a sign of life every 10 s.
+    let url = format!("mongodb://{}/?directConnection=true&call_timeout_ms=300", proxy.address());
+    let options = MongoOptions::from_url(&url).unwrap().database(database.name());
+    let store = options.open().await.unwrap();
+    let job = [NewJob::new("task", Payload::null())];
+    let silence = proxy.switch(Fault::Silent);
+    silence.on().await.unwrap();
+    let call = tokio::time::timeout(Duration::from_secs(60), store.insert(&job));
+    let error = call.await.expect("far beyond the limit").unwrap_err();
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Timeout, Effect::Unknown), "{error}");
+    assert!(error.to_string().contains("call_timeout_ms"), "{error}");
+    silence.off().await.unwrap();
     load::insist(|| store.insert(&job)).await;
 }
 

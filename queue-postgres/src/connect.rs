@@ -95,14 +95,19 @@ pub(crate) async fn open(options: &PostgresOptions, sql: &Sql) -> Result<Pools> 
             .connect_lazy_with(server)
     };
     let most = options.max_connections.get();
-    let planned = match options.pooler {
-        Pooler::None => server.clone().options(PLANS),
+    // A statement that nobody waits for any more must not be made later, beside its repeat: two claims with one token,
+    // both waiting for a lock, took twice the limit when it was released.
+    let limit = [("statement_timeout", options.call_timeout.as_millis().max(1).to_string())];
+    let (planned, listing) = match options.pooler {
+        Pooler::None => {
+            (server.clone().options(PLANS).options(limit.clone()), server.clone().options(limit))
+        }
         // The settings of a session are for the one client that it belongs to.
-        Pooler::Transaction => server.clone(),
+        Pooler::Transaction => (server.clone(), server.clone()),
     };
     Ok(Pools {
         calls: pool(most, planned),
-        listings: pool(most.min(LISTINGS), server.clone()),
+        listings: pool(most.min(LISTINGS), listing),
         callers: pool(most, server),
     })
 }

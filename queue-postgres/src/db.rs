@@ -26,6 +26,7 @@ pub(crate) struct Db {
     pub(crate) pools: Pools,
     pub(crate) clock: Clock,
     pub(crate) pooler: Pooler,
+    pub(crate) call_timeout: Duration,
     pub(crate) sql: Sql,
     pub(crate) hints: Hints,
     #[cfg(test)]
@@ -95,39 +96,85 @@ impl Db {
     ) -> Result<Vec<PgRow>, sqlx::Error> {
         #[cfg(test)]
         let text = &crate::mutant_tests::mutated(self.mutation.as_deref(), text);
-        match self.pooler {
-            Pooler::None => {
-                sqlx::query_with(AssertSqlSafe(text.clone()), args.finish()?).fetch_all(pool).await
+        let mut held = Held {
+            connection: Some(pool.acquire().await?),
+            pooler: self.pooler,
+            limit: self.call_timeout,
+        };
+        let Some(connection) = &mut held.connection else { return Err(sqlx::Error::PoolClosed) };
+        // The server gives up first, if it can, and says so: then nothing was changed.
+        let done = tokio::time::timeout(self.call_timeout * 5 / 4, async {
+            match self.pooler {
+                Pooler::None => {
+                    let query = sqlx::query_with(AssertSqlSafe(text.clone()), args.finish()?);
+                    query.fetch_all(&mut **connection).await
+                }
+                Pooler::Transaction => within_transaction(connection, text, args).await,
             }
-            Pooler::Transaction => within_transaction(pool, text, args).await,
+        });
+        match done.await {
+            Ok(done) => {
+                if done.is_ok() {
+                    held.give_back();
+                }
+                done
+            }
+            Err(_) => {
+                held.end();
+                Err(error::no_answer(self.call_timeout))
+            }
         }
     }
 }
 
 /// The driver parses and executes in two steps; only within a transaction do both reach the same server connection.
 async fn within_transaction(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     text: &Arc<str>,
     args: Args,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
-    let mut held = ClosedUnlessDone(Some(pool.acquire().await?));
-    let Some(connection) = held.0.as_mut() else { return Err(sqlx::Error::PoolClosed) };
     let mut tx = connection.begin().await?;
     let rows = on(&mut tx, text, args).await?;
     tx.commit().await?;
-    held.0 = None;
     Ok(rows)
 }
 
-/// A connection that is closed when its call is dropped half-way. The driver takes no notice of a transaction whose
-/// beginning was dropped, and gives the connection back with it open: what is written there next is acknowledged and never
-/// committed.
-struct ClosedUnlessDone(Option<PoolConnection<Postgres>>);
+/// A connection of the pool during a call.
+struct Held {
+    connection: Option<PoolConnection<Postgres>>,
+    pooler: Pooler,
+    limit: Duration,
+}
 
-impl Drop for ClosedUnlessDone {
+impl Held {
+    /// The driver asks whatever is given back for a sign of life, and waits for it for ever: a connection on which nothing is
+    /// heard any more would be missing from the pool for as long.
+    fn give_back(&mut self) {
+        let Some(mut connection) = self.connection.take() else { return };
+        // Without a runtime it is closed.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return drop(connection.detach());
+        };
+        // Given up, it is closed, and another may be opened in its place.
+        let back = tokio::time::timeout(self.limit, connection.return_to_pool());
+        drop(runtime.spawn(async { drop(back.await) }));
+    }
+
+    /// Closes it at once, without a good-bye that nobody may hear.
+    fn end(&mut self) {
+        drop(self.connection.take().map(PoolConnection::detach));
+    }
+}
+
+impl Drop for Held {
+    /// After a call that failed, or was dropped half-way.
     fn drop(&mut self) {
-        if let Some(connection) = &mut self.0 {
-            connection.close_on_drop();
+        match self.pooler {
+            // What is on its way yet is read before the next call has it.
+            Pooler::None => self.give_back(),
+            // The driver takes no notice of a transaction whose beginning was dropped, and gives the connection back
+            // with it open: what is written there next is acknowledged and never committed.
+            Pooler::Transaction => self.end(),
         }
     }
 }

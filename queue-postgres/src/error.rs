@@ -1,5 +1,7 @@
 //! What PostgreSQL's SQLSTATEs and the driver's errors mean to a caller.
 
+use std::{io, time::Duration};
+
 use queue_core::{Effect, Error, ErrorKind};
 
 /// The name of the store, in errors and in its description.
@@ -37,6 +39,7 @@ pub(crate) fn from_sqlx(error: sqlx::Error, operation: &'static str) -> Error {
                 .to_owned()
         }
         (_, ErrorKind::Unavailable) => format!("the connection failed: {error}"),
+        (sqlx::Error::Io(silent), ErrorKind::Timeout) => silent.to_string(),
         _ => error.to_string(),
     };
     Error::new(kind, message)
@@ -46,6 +49,12 @@ pub(crate) fn from_sqlx(error: sqlx::Error, operation: &'static str) -> Error {
         .with_store(STORE)
 }
 
+/// The server took a statement and is not heard.
+pub(crate) fn no_answer(limit: Duration) -> sqlx::Error {
+    let message = format!("no answer within {} ms (call_timeout_ms)", limit.as_millis());
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, message))
+}
+
 /// The kind of trouble (<https://www.postgresql.org/docs/current/errcodes-appendix.html>).
 pub(crate) fn kind_of(error: &sqlx::Error) -> ErrorKind {
     use sqlx::Error as E;
@@ -53,6 +62,7 @@ pub(crate) fn kind_of(error: &sqlx::Error) -> ErrorKind {
         E::Database(reported) => {
             reported.code().map_or(ErrorKind::Backend, |code| kind_of_state(&code))
         }
+        E::Io(error) if error.kind() == io::ErrorKind::TimedOut => ErrorKind::Timeout,
         E::Io(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed | E::Protocol(_) => {
             ErrorKind::Unavailable
         }
@@ -163,5 +173,8 @@ mod tests {
             full.to_string().starts_with("postgres: claim: unavailable: no connection"),
             "{full}"
         );
+        let silent = from_sqlx(no_answer(Duration::from_secs(2)), "claim");
+        assert_eq!((silent.kind(), silent.effect()), (ErrorKind::Timeout, Effect::Unknown));
+        assert!(silent.to_string().contains("within 2000 ms (call_timeout_ms)"), "{silent}");
     }
 }

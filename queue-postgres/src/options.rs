@@ -32,6 +32,7 @@ pub struct PostgresOptions {
     pub(crate) schema: String,
     pub(crate) max_connections: NonZeroU32,
     pub(crate) acquire_timeout: Duration,
+    pub(crate) call_timeout: Duration,
     pub(crate) pooler: Pooler,
     pub(crate) listen: Option<PgConnectOptions>,
     pub(crate) clock: Clock,
@@ -55,13 +56,14 @@ impl fmt::Debug for PostgresOptions {
 
 impl PostgresOptions {
     /// The server that the driver's options name: schema `queue`, up to 10 connections, for one of which a call
-    /// waits up to 10 seconds, the server's clock.
+    /// waits up to 10 seconds, up to 30 seconds for the answer to a statement, the server's clock.
     pub fn new(server: PgConnectOptions) -> Self {
         PostgresOptions {
             server,
             schema: "queue".to_owned(),
             max_connections: const { NonZeroU32::new(10).unwrap() },
             acquire_timeout: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(30),
             pooler: Pooler::None,
             listen: None,
             clock: Clock::system(),
@@ -71,7 +73,7 @@ impl PostgresOptions {
     }
 
     /// What a URL says: `postgres://user:password@host:port/database`, with the parameters `schema`, `max_connections`,
-    /// `acquire_timeout_ms`, `pooler` (`none` or `transaction`), `listen_url` (percent-encoded; see
+    /// `acquire_timeout_ms`, `call_timeout_ms`, `pooler` (`none` or `transaction`), `listen_url` (percent-encoded; see
     /// [`PostgresOptions::listen_on`]), and those of libpq that the driver knows, such as `sslmode`.
     ///
     /// # Errors
@@ -87,9 +89,8 @@ impl PostgresOptions {
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
             match name {
-                "schema" | "max_connections" | "acquire_timeout_ms" | "pooler" | "listen_url" => {
-                    own.push((name, value))
-                }
+                "schema" | "max_connections" | "acquire_timeout_ms" | "call_timeout_ms"
+                | "pooler" | "listen_url" => own.push((name, value)),
                 "sslrootcert" | "sslcert" | "sslkey" => {
                     let file = decoded(value)?;
                     // The driver would report this as a server that cannot be reached.
@@ -102,7 +103,7 @@ impl PostgresOptions {
                 _ => {
                     return Err(config(format!(
                         "unknown URL parameter {name:?}; known are schema, max_connections, \
-                         acquire_timeout_ms, pooler, listen_url, {}",
+                         acquire_timeout_ms, call_timeout_ms, pooler, listen_url, {}",
                         DRIVER.join(", ")
                     )));
                 }
@@ -135,11 +136,12 @@ impl PostgresOptions {
                     Err(config(format!("max_connections is a number from 1 on, not {value:?}")))
                 }
             },
-            _ => match value.parse() {
-                Ok(millis) => Ok(self.acquire_timeout(Duration::from_millis(millis))),
-                Err(_) => Err(config(format!(
-                    "acquire_timeout_ms is a whole number of milliseconds, not {value:?}"
-                ))),
+            _ => match (name, value.parse().map(Duration::from_millis)) {
+                ("call_timeout_ms", Ok(time)) => Ok(self.call_timeout(time)),
+                (_, Ok(time)) => Ok(self.acquire_timeout(time)),
+                (_, Err(_)) => {
+                    Err(config(format!("{name} is a whole number of milliseconds, not {value:?}")))
+                }
             },
         }
     }
@@ -162,6 +164,19 @@ impl PostgresOptions {
     #[must_use]
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = timeout;
+        self
+    }
+
+    /// Waits so long for the answer to a statement once there is a connection. Then the server ends it, and the call fails with
+    /// `Timeout` and has changed nothing; if not even that is heard, for a quarter of the time more, the connection is closed
+    /// and its effect is `Effect::Unknown`. 30 seconds unless it is said. With [`Pooler::Transaction`] the server is told
+    /// nothing, and may be at work on the statement still.
+    ///
+    /// It is what ends a call when the network swallows everything and tells nobody. A call is one statement, rarely a
+    /// few; one that deletes or changes millions of jobs needs more time than that.
+    #[must_use]
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = timeout;
         self
     }
 
@@ -231,13 +246,14 @@ mod tests {
     #[test]
     fn a_url_names_server_schema_and_pool() {
         let url = "postgres://ada:s3cret@db.example:6543/app?schema=a%20b&sslmode=disable&max_connections=7\
-                   &pooler=transaction&acquire_timeout_ms=250&listen_url=postgres%3A%2F%2Fbob%3Asesame%40direct.example%2Fapp";
+                   &pooler=transaction&acquire_timeout_ms=250&call_timeout_ms=750&listen_url=postgres%3A%2F%2Fbob%3Asesame%40direct.example%2Fapp";
         let options = PostgresOptions::from_url(url).unwrap();
         assert_eq!((options.server.get_host(), options.server.get_port()), ("db.example", 6543));
         assert_eq!(options.server.get_database(), Some("app"));
         assert_eq!((options.schema.as_str(), options.max_connections.get()), ("a b", 7));
         assert_eq!(options.pooler, Pooler::Transaction);
         assert_eq!(options.acquire_timeout, Duration::from_millis(250));
+        assert_eq!(options.call_timeout, Duration::from_millis(750));
         let listen = options.listen.as_ref().unwrap();
         assert_eq!((listen.get_host(), listen.get_username()), ("direct.example", "bob"));
         let shown = format!("{options:?}");
@@ -253,6 +269,7 @@ mod tests {
             ("postgres://x:s3cret@y/z?pooler=session", "`none` or `transaction`"),
             ("postgres://x:s3cret@y/z?max_connections=0", "from 1 on"),
             ("postgres://x:s3cret@y/z?acquire_timeout_ms=soon", "milliseconds"),
+            ("postgres://x:s3cret@y/z?call_timeout_ms=1s", "call_timeout_ms is a whole number"),
             ("postgres://x:s3cret@y/z?schema=%f", "percent-encoded"),
             ("postgres://x@y/z?listen_url=http%3A%2F%2Fs3cret", "begins with \"postgres://\""),
             ("postgres://x@y/z?listen_url=postgres%3A%2F%2Fx%3As3cret%40y%f", "percent-encoded"),

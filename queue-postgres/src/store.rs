@@ -55,6 +55,7 @@ impl PostgresStore {
                 sql.notify.clone(),
                 server.clone(),
                 sql.channel(),
+                options.call_timeout,
             ),
             None => Hints::silent(),
         };
@@ -65,6 +66,7 @@ impl PostgresStore {
             pools,
             clock,
             pooler,
+            call_timeout: options.call_timeout,
             sql,
             hints,
             #[cfg(test)]

@@ -43,12 +43,13 @@ impl Hints {
         notify: Arc<str>,
         server: PgConnectOptions,
         channel: String,
+        call_timeout: Duration,
     ) -> Self {
         let (send, hints) = mpsc::unbounded_channel();
         let (heard, _) = broadcast::channel(BACKLOG);
         let turn = Arc::new(Semaphore::new(1));
         let tasks = vec![
-            tokio::spawn(tell(pool, pooler, notify, hints, turn.clone())),
+            tokio::spawn(tell(pool, pooler, notify, hints, turn.clone(), call_timeout)),
             tokio::spawn(listen(server, channel, heard.clone())),
         ];
         Hints { send: Some(send), heard, turn, tasks }
@@ -100,6 +101,7 @@ async fn tell(
     notify: Arc<str>,
     mut hints: mpsc::UnboundedReceiver<Hint>,
     turn: Arc<Semaphore>,
+    call_timeout: Duration,
 ) {
     while let Some(first) = hints.recv().await {
         // It is never closed.
@@ -113,9 +115,13 @@ async fn tell(
             .into_iter()
             .map(|name| name.map_or_else(String::new, |name| name.to_string()))
             .collect();
-        if let Err(error) = tell_once(&pool, pooler, &notify, names).await {
+        // One that is not heard must not keep all others waiting.
+        let told = tokio::time::timeout(call_timeout, tell_once(&pool, pooler, &notify, names));
+        match told.await {
+            Ok(Ok(())) => {}
             // A hint may be lost; workers poll as well.
-            tracing::debug!(%error, "a wake-up was not sent");
+            Ok(Err(error)) => tracing::debug!(%error, "a wake-up was not sent"),
+            Err(_) => tracing::debug!("a wake-up was not sent in time"),
         }
     }
 }

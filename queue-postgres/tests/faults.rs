@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use conformance_tests::{Fault, Proxy, Switch};
 use database::{Schema, with_parameters};
 use futures::future::join_all;
 use queue_core::{
@@ -300,6 +301,37 @@ async fn a_statement_whose_connection_is_terminated_may_have_worked_and_its_repe
     let ended = store.get(&[held.id], LogRead::All).await.unwrap().remove(0).unwrap();
     assert_eq!(ended.log.iter().map(|entry| entry.id).collect::<Vec<_>>(), [entry.id]);
     assert_eq!(ended.state, State::Completed);
+}
+
+#[tokio::test]
+async fn a_call_that_hears_nothing_ends_in_time_and_its_connection_does_not_keep_the_next_one() {
+    let schema = Schema::new().unwrap();
+    let url = database::url().unwrap();
+    let server = url.split('@').nth(1).unwrap().split('/').next().unwrap();
+    for pooler in ["none", "transaction"] {
+        let proxy = Proxy::start(server, 1).await.unwrap();
+        let through = url.replace(server, &proxy.address().to_string());
+        let own = format!("pooler={pooler}&call_timeout_ms=300&acquire_timeout_ms=5000");
+        let options = PostgresOptions::from_url(&with_parameters(&through, &own)).unwrap();
+        let options = options.schema(&schema.name).max_connections(NonZeroU32::MIN);
+        let store = options.open().await.unwrap();
+        store.insert(&[job()]).await.unwrap();
+        // The connection is asked for a sign of life when it is given back: that is over.
+        store.insert(&[job()]).await.unwrap();
+        let silence = proxy.switch(Fault::Silent);
+        silence.on().await.unwrap();
+        let new = [job()];
+        let call = tokio::time::timeout(DEADLINE, store.insert(&new));
+        let error = call.await.expect("far beyond the limit").unwrap_err();
+        assert!(error.is_transient(), "{error}");
+        if error.kind() == ErrorKind::Timeout {
+            assert_eq!(error.effect(), Effect::Unknown, "{error}");
+            assert!(error.to_string().contains("call_timeout_ms"), "{error}");
+        }
+        silence.off().await.unwrap();
+        // By the only connection that there may be: another one by now.
+        until_answered(&AtomicU64::new(0), || store.insert(&new)).await;
+    }
 }
 
 /// Fifty tasks that insert, claim and settle at the same time, by one connection.

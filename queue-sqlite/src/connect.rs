@@ -108,11 +108,22 @@ pub(crate) fn open_writer(options: &SqliteOptions) -> Result<Connection> {
     };
     db.pragma_update(None, "synchronous", synchronous).map_err(named)?;
     db.pragma_update(None, "temp_store", "MEMORY").map_err(named)?;
+    if let Some(bytes) = options.max_bytes {
+        limit_size(&db, bytes).map_err(named)?;
+    }
     patiently(|| schema::migrate(&mut db)).map_err(named)?;
     // Another process may have migrated the file further since the first look.
     let version = patiently(|| schema::version(&db)).map_err(named)?;
     schema::check_version(version, &options.path)?;
     Ok(db)
+}
+
+/// Lets this connection take no page beyond so many bytes.
+fn limit_size(db: &Connection, bytes: u64) -> rusqlite::Result<()> {
+    let page: i64 = db.pragma_query_value(None, "page_size", |row| row.get(0))?;
+    // A limit of 0 pages would be none at all (https://www.sqlite.org/pragma.html#pragma_max_page_count).
+    let pages = i64::try_from(bytes).unwrap_or(i64::MAX) / page.max(1);
+    db.pragma_update_and_check(None, "max_page_count", pages.max(1), |_| Ok(()))
 }
 
 /// The size of the write-ahead log, in bytes, from which on the writer sees to it that it starts anew.

@@ -41,6 +41,7 @@ pub struct SqliteOptions {
     pub(crate) synchronous: Synchronous,
     pub(crate) busy_timeout: Duration,
     pub(crate) readers: NonZeroUsize,
+    pub(crate) max_bytes: Option<u64>,
     pub(crate) clock: Clock,
     #[cfg(test)]
     pub(crate) mutation: Option<std::sync::Arc<crate::mutant_tests::Mutation>>,
@@ -49,20 +50,21 @@ pub struct SqliteOptions {
 impl PartialEq for SqliteOptions {
     /// Whether both open the same file in the same way; clocks are not compared.
     fn eq(&self, other: &Self) -> bool {
-        (&self.path, self.synchronous, self.busy_timeout, self.readers)
-            == (&other.path, other.synchronous, other.busy_timeout, other.readers)
+        (&self.path, self.synchronous, self.busy_timeout, self.readers, self.max_bytes)
+            == (&other.path, other.synchronous, other.busy_timeout, other.readers, other.max_bytes)
     }
 }
 
 impl SqliteOptions {
     /// The file at this path, created when it is missing: synchronous, a busy timeout of 10 seconds,
-    /// two reading connections, the machine's clock.
+    /// two reading connections, no limit to its size, the machine's clock.
     pub fn new(path: impl AsRef<Path>) -> Self {
         SqliteOptions {
             path: path.as_ref().to_owned(),
             synchronous: Synchronous::Full,
             busy_timeout: Duration::from_secs(10),
             readers: const { NonZeroUsize::new(2).unwrap() },
+            max_bytes: None,
             clock: Clock::system(),
             #[cfg(test)]
             mutation: None,
@@ -70,8 +72,8 @@ impl SqliteOptions {
     }
 
     /// What a URL says: `sqlite:path/to/file.db` (or `sqlite://path`, or `sqlite:///absolute/path`),
-    /// percent-encoded where need be, with the parameters `synchronous` (`full` or `normal`) and
-    /// `busy_timeout_ms`.
+    /// percent-encoded where need be, with the parameters `synchronous` (`full` or `normal`),
+    /// `busy_timeout_ms` and `max_bytes`.
     ///
     /// # Errors
     /// `Config`: another scheme, no path, `:memory:`, an unknown parameter or value.
@@ -103,8 +105,12 @@ impl SqliteOptions {
                     "busy_timeout_ms is a whole number of milliseconds, not {value:?}"
                 ))),
             },
+            ("max_bytes", _) => match value.parse() {
+                Ok(bytes) => Ok(self.max_bytes(bytes)),
+                Err(_) => Err(config(format!("max_bytes is a whole number, not {value:?}"))),
+            },
             _ => Err(config(format!(
-                "unknown URL parameter {name:?}; known are synchronous, busy_timeout_ms"
+                "unknown URL parameter {name:?}; known are synchronous, busy_timeout_ms, max_bytes"
             ))),
         }
     }
@@ -121,6 +127,17 @@ impl SqliteOptions {
     #[must_use]
     pub fn busy_timeout(mut self, timeout: Duration) -> Self {
         self.busy_timeout = timeout;
+        self
+    }
+
+    /// Lets the file grow to so many bytes (in whole pages) and no further. What this store writes beyond that fails with
+    /// `Unavailable`, as on a full disk, and has changed nothing; jobs that are deleted make room again.
+    ///
+    /// A file that is larger already keeps its size. The write-ahead log beside it, which is started anew from 16 MiB on, is not
+    /// counted, and what others write to the file is not kept back.
+    #[must_use]
+    pub fn max_bytes(mut self, bytes: u64) -> Self {
+        self.max_bytes = Some(bytes);
         self
     }
 
@@ -199,9 +216,10 @@ mod tests {
             ("sqlite:", "names no file"),
             ("sqlite:?synchronous=full", "names no file"),
             ("sqlite::memory:", "use the store memory:"),
-            ("sqlite:a.db?sync=off", "known are synchronous, busy_timeout_ms"),
+            ("sqlite:a.db?sync=off", "known are synchronous, busy_timeout_ms, max_bytes"),
             ("sqlite:a.db?synchronous=off", "`full` or `normal`"),
             ("sqlite:a.db?busy_timeout_ms=soon", "whole number of milliseconds"),
+            ("sqlite:a.db?max_bytes=1G", "max_bytes is a whole number"),
             ("sqlite:a%2.db", "percent-encoded"),
             ("sqlite:a%ff.db", "percent-encoded"),
         ] {

@@ -47,6 +47,7 @@ struct Inner {
     reads: Sender<Read>,
     hints: broadcast::Sender<Wakeup>,
     transactions: Arc<AtomicU64>,
+    reads_made: AtomicU64,
     /// Told when the writing thread has closed the database.
     closed: Mutex<Option<oneshot::Receiver<()>>>,
 }
@@ -111,7 +112,16 @@ impl SqliteStore {
             .map_err(no_thread)?;
         opened.await.map_err(|_| gone("open"))??;
         let closed = Mutex::new(Some(closed));
-        Ok(SqliteStore(Arc::new(Inner { options, commands, reads, hints, transactions, closed })))
+        let reads_made = AtomicU64::new(0);
+        Ok(SqliteStore(Arc::new(Inner {
+            options,
+            commands,
+            reads,
+            hints,
+            transactions,
+            reads_made,
+            closed,
+        })))
     }
 
     /// Drops this handle. When it was the last one, waits until everything that was asked for is
@@ -130,6 +140,11 @@ impl SqliteStore {
     /// Calls that were made together share one.
     pub fn transactions(&self) -> u64 {
         self.0.transactions.load(Ordering::Relaxed)
+    }
+
+    /// How many read transactions the store has made since it was opened.
+    pub fn reads(&self) -> u64 {
+        self.0.reads_made.load(Ordering::Relaxed)
     }
 
     /// Inserts jobs as part of the caller's own transaction, on a connection to the store's file:
@@ -202,6 +217,7 @@ impl SqliteStore {
         T: Send + 'static,
         F: FnOnce(&Connection) -> Db<T> + Send + 'static,
     {
+        self.0.reads_made.fetch_add(1, Ordering::Relaxed);
         let (reply, answer) = oneshot::channel();
         let read = move |db: Result<&mut Connection>| {
             let found = db.map_err(Fault::from).and_then(|db| {

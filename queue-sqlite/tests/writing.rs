@@ -127,6 +127,40 @@ async fn a_lock_that_is_held_for_too_long_is_contention_and_changes_nothing() {
     assert!(store.insert(&[job]).await.unwrap()[0].is_new());
 }
 
+#[tokio::test]
+async fn a_file_that_may_not_grow_refuses_what_does_not_fit_until_there_is_room() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("jobs.db");
+    let store = SqliteOptions::new(&path).max_bytes(1 << 20).open().await.unwrap();
+    let large = || {
+        let text = "x".repeat(30_000);
+        [NewJob::new("x", Payload::from_value(&text).unwrap()), job()]
+    };
+    let (mut stored, mut refused) = (0, None);
+    for _ in 0..100 {
+        let jobs = large();
+        match store.insert(&jobs).await {
+            Ok(_) => stored += 2,
+            Err(error) => {
+                refused = Some((jobs, error));
+                break;
+            }
+        }
+    }
+    let (jobs, error) = refused.expect("3 MB do not fit into 1 MiB");
+    assert_eq!((error.kind(), error.effect()), (ErrorKind::Unavailable, Effect::None), "{error}");
+    assert!(stored > 20, "{stored} jobs fit");
+    assert_eq!(store.get(&[jobs[0].id, jobs[1].id], LogRead::None).await.unwrap(), [None, None]);
+    assert_eq!(count(&store).await, stored, "what was there can be read");
+    store.delete(&JobFilter::all(), NonZeroU32::new(20).unwrap()).await.unwrap();
+    assert!(store.insert(&jobs).await.unwrap()[0].is_new());
+    // Opened again it is no smaller, and no larger.
+    store.close().await;
+    let store = SqliteOptions::new(&path).max_bytes(1 << 10).open().await.unwrap();
+    assert_eq!(count(&store).await, stored - 20 + 2);
+    assert!(std::fs::metadata(&path).unwrap().len() <= 1 << 20);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn several_stores_on_one_file_never_see_a_lock() {
     let directory = tempfile::tempdir().unwrap();

@@ -47,18 +47,29 @@ impl Role {
         with_parameter(&url, &format!("schema={name}"))
     }
 
+    /// Its name, and that of its schema.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
     /// Counts what its connections have executed so far.
     pub fn statements(&self) -> impl Future<Output = u64> + Send + 'static {
-        let name = self.0.clone();
-        async move {
-            let extension = format!("{ALONE}; CREATE EXTENSION IF NOT EXISTS pg_stat_statements");
-            let mut connection = run(extension).await;
-            let counted = query(COUNT).bind(name).fetch_one(&mut connection).await;
-            let counted =
-                counted.expect("the server needs shared_preload_libraries=pg_stat_statements");
-            counted.get::<i64, _>("calls").unsigned_abs()
-        }
+        counted(self.0.clone(), "")
     }
+
+    /// The same for the role with this name, without notifications, which calls do not wait for.
+    pub fn calls_of(name: String) -> impl Future<Output = u64> + Send + 'static {
+        counted(name, " AND s.query NOT LIKE 'SELECT pg_notify%'")
+    }
+}
+
+async fn counted(name: String, further: &'static str) -> u64 {
+    let extension = format!("{ALONE}; CREATE EXTENSION IF NOT EXISTS pg_stat_statements");
+    let mut connection = run(extension).await;
+    let count = AssertSqlSafe(format!("{COUNT}{further}"));
+    let counted = query(count).bind(name).fetch_one(&mut connection).await;
+    let counted = counted.expect("the server needs shared_preload_libraries=pg_stat_statements");
+    counted.get::<i64, _>("calls").unsigned_abs()
 }
 
 impl Drop for Role {

@@ -2,7 +2,7 @@ use std::{
     fmt,
     num::NonZeroU32,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -11,13 +11,15 @@ use std::{
 use futures::{
     FutureExt,
     future::{BoxFuture, ready},
+    stream::BoxStream,
 };
 use queue_core::{
     BulkChange, BulkOutcome, ClaimRequest, Claimed, Clock, Fire, Fired, Held, Inserted, Job,
-    JobFilter, JobId, JobQuery, JobUpdate, LogRead, NewJob, Outcome, Page, Reaped, Record, Result,
-    ScheduleStat, Tally, Timestamp, Version,
-    spec::{Stored, World},
+    JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page, Reaped,
+    Record, Result, ScheduleStat, Tally, Timestamp, Version, Wakeup,
+    spec::{Answer, Op, Stored, World},
 };
+use tokio::sync::broadcast;
 
 /// How long a racing call waits at a pause point for another call to come between. Longer than any
 /// scheduling delay that matters, so that the race is lost every time and not by luck.
@@ -30,12 +32,24 @@ pub struct Shared {
     clock: Clock,
     arrivals: AtomicU64,
     pub(super) changing: Hook<Change>,
+    pub(super) hints: broadcast::Sender<Wakeup>,
 }
 
 type Change = dyn Fn(&Stored, &mut Stored, Timestamp) + Send + Sync;
 type Reading = dyn Fn(&mut Job) + Send + Sync;
 type Writing = dyn Fn(&mut NewJob) + Send + Sync;
 type Patching = dyn Fn(&mut JobUpdate) + Send + Sync;
+pub(super) type Around = dyn Fn(Way, Op) -> BoxFuture<'static, Result<Answer>> + Send + Sync;
+type Hearing = dyn Fn(BoxStream<'static, Wakeup>) -> BoxStream<'static, Wakeup> + Send + Sync;
+
+/// What lies behind a flaw that spoils the calls themselves.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// The store with whatever fault is there at the moment.
+    pub broken: Arc<dyn JobStore>,
+    /// The same store past the fault.
+    pub sound: Arc<dyn JobStore>,
+}
 
 /// A place where a flaw may hook in.
 pub(super) struct Hook<F: ?Sized>(pub(super) Option<Box<F>>);
@@ -54,7 +68,8 @@ impl<F: ?Sized> fmt::Debug for Hook<F> {
 
 impl Shared {
     pub(super) fn new(world: World, clock: Clock, changing: Hook<Change>) -> Self {
-        Shared { world: Mutex::new(world), clock, arrivals: AtomicU64::new(0), changing }
+        let hints = broadcast::channel(256).0;
+        Shared { world: Mutex::new(world), clock, arrivals: AtomicU64::new(0), changing, hints }
     }
 
     /// The store's clock.
@@ -66,9 +81,13 @@ impl Shared {
     pub fn step<T>(&self, step: impl FnOnce(&mut World, Timestamp) -> T) -> T {
         let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        let Some(change) = &self.changing.0 else { return step(&mut world, now) };
-        let before = world.clone();
+        let before = self.changing.0.as_ref().map(|change| (change, world.clone()));
         let answer = step(&mut world, now);
+        for queue in world.take_hints() {
+            // An error says that nobody listens.
+            let _ = self.hints.send(queue.map_or_else(Wakeup::anywhere, Wakeup::queue));
+        }
+        let Some((change, before)) = before else { return answer };
         for was in before.jobs() {
             let id = was.row.id;
             if world.job(id).is_some_and(|is| is != was) {
@@ -110,6 +129,9 @@ macro_rules! flaw {
             pub(super) reading: Hook<Reading>,
             pub(super) writing: Hook<Writing>,
             pub(super) patching: Hook<Patching>,
+            pub(super) around: Hook<Around>,
+            pub(super) hearing: Hook<Hearing>,
+            pub(super) is_mute: bool,
         }
 
         impl Flaw {
@@ -219,6 +241,33 @@ impl Flaw {
     #[must_use]
     pub fn writing(mut self, spoil: impl Fn(&mut NewJob) + Send + Sync + 'static) -> Self {
         self.writing = Hook(Some(Box::new(spoil)));
+        self
+    }
+
+    /// Makes every call in another way, whatever the weather.
+    #[must_use]
+    pub fn around(
+        mut self,
+        call: impl Fn(Way, Op) -> BoxFuture<'static, Result<Answer>> + Send + Sync + 'static,
+    ) -> Self {
+        self.around = Hook(Some(Box::new(call)));
+        self
+    }
+
+    /// Spoils the stream of wake-ups.
+    #[must_use]
+    pub fn hearing(
+        mut self,
+        spoil: impl Fn(BoxStream<'static, Wakeup>) -> BoxStream<'static, Wakeup> + Send + Sync + 'static,
+    ) -> Self {
+        self.hearing = Hook(Some(Box::new(spoil)));
+        self
+    }
+
+    /// Promises no wake-ups.
+    #[must_use]
+    pub const fn mute(mut self) -> Self {
+        self.is_mute = true;
         self
     }
 

@@ -9,10 +9,11 @@ use queue_core::{
     BulkChange, BulkOutcome, Capabilities, ClaimRequest, Claimed, Clock, Fire, Fired, Held,
     Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobUpdate, LogRead, NewJob, Outcome, Page,
     Reach, Reaped, Record, Result, ScheduleStat, StoreInfo, Tally, Timestamp, Version, Wakeup,
-    check_prefix, spec::World,
+    broadcast_wakeups, check_prefix,
+    spec::{Answer, ByOp, Op, RunOp, World},
 };
 
-use super::flaw::{Flaw, Shared};
+use super::flaw::{Around, Flaw, Hook, Shared, Way};
 
 /// The reference machine with one flaw. Clones share the jobs.
 #[derive(Clone)]
@@ -78,7 +79,11 @@ macro_rules! either {
 #[async_trait]
 impl JobStore for BrokenStore {
     fn info(&self) -> StoreInfo {
-        StoreInfo::new("broken", Self::capabilities())
+        let mut capabilities = Self::capabilities();
+        if !self.0.flaw.is_mute {
+            capabilities.wakeups = Some(Reach::Process);
+        }
+        StoreInfo::new("broken", capabilities)
     }
 
     async fn ping(&self) -> Result<Timestamp> {
@@ -172,6 +177,52 @@ impl JobStore for BrokenStore {
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
-        stream::pending().boxed()
+        let heard = match self.0.flaw.is_mute {
+            true => stream::pending().boxed(),
+            false => broadcast_wakeups(self.0.shared.hints.subscribe()),
+        };
+        match &self.0.flaw.hearing.0 {
+            Some(spoil) => spoil(heard),
+            None => heard,
+        }
+    }
+}
+
+/// A store whose calls a flaw makes in its own way.
+#[derive(Debug)]
+pub(super) struct Spoiled {
+    way: Way,
+    around: Arc<Hook<Around>>,
+}
+
+impl Spoiled {
+    /// The way to a store, if a flaw spoils it.
+    pub(super) fn over(way: Way, around: &Arc<Hook<Around>>) -> Arc<dyn JobStore> {
+        match around.0 {
+            Some(_) => Arc::new(ByOp(Spoiled { way, around: around.clone() })),
+            None => way.broken,
+        }
+    }
+}
+
+#[async_trait]
+impl RunOp for Spoiled {
+    fn info(&self) -> StoreInfo {
+        self.way.broken.info()
+    }
+
+    async fn ping(&self) -> Result<Timestamp> {
+        self.way.broken.ping().await
+    }
+
+    fn wakeups(&self) -> BoxStream<'static, Wakeup> {
+        self.way.broken.wakeups()
+    }
+
+    async fn run(&self, op: Op) -> Result<Answer> {
+        match &self.around.0 {
+            Some(around) => around(self.way.clone(), op).await,
+            None => op.run(&*self.way.broken).await,
+        }
     }
 }

@@ -18,8 +18,8 @@ use futures::{
     stream::{self, BoxStream},
 };
 use queue_core::{
-    Clock, Effect, Error, ErrorKind, Result, StoreInfo, Timestamp, Wakeup, async_trait,
-    spec::{Answer, Op, RunOp},
+    Clock, Effect, Error, ErrorKind, JobStore, Result, StoreInfo, Timestamp, Wakeup, async_trait,
+    spec::{Answer, ByOp, Op, RunOp},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -42,7 +42,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[derive(Debug)]
 struct Process {
-    child: Child,
+    child: Mutex<Child>,
     /// `None` when the process is to end.
     questions: Option<mpsc::Sender<Question>>,
     asked: AtomicU64,
@@ -67,7 +67,20 @@ impl Process {
         });
         let heard = waiters.clone();
         thread::spawn(move || hear(stdout, &heard));
-        Ok(Process { child, questions: Some(ask), asked: AtomicU64::new(0), waiters })
+        Ok(Process {
+            child: Mutex::new(child),
+            questions: Some(ask),
+            asked: AtomicU64::new(0),
+            waiters,
+        })
+    }
+
+    /// Ends it at once, and waits until it is gone: what it held open is closed then.
+    fn kill(&self) {
+        let mut child = lock(&self.child);
+        // Errors say that it has ended by itself.
+        let _ = child.kill();
+        let _ = child.wait();
     }
 
     /// Asks, and gives what is replied, one after the other; nothing when the process has ended.
@@ -106,29 +119,42 @@ impl Drop for Process {
         self.questions = None;
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
-            match self.child.try_wait() {
+            match lock(&self.child).try_wait() {
                 Ok(None) => thread::sleep(Duration::from_millis(2)),
                 _ => return,
             }
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
-/// A store in another process.
-#[derive(Debug)]
-pub(super) struct Remote {
-    info: StoreInfo,
+/// A process that opens a store, and that can be killed at any moment, while it opens it too.
+///
+/// Clones are the same process. It ends when the last of them and of its stores is dropped.
+#[derive(Clone, Debug)]
+pub struct Killable {
     clock: Clock,
-    process: Process,
+    process: Arc<Process>,
 }
 
-impl Remote {
-    pub(super) async fn start(place: &str, clock: Clock) -> Result<Self> {
-        let process = Process::start(place).map_err(lost)?;
+impl Killable {
+    /// Starts the process; it opens nothing yet.
+    ///
+    /// # Errors
+    /// `Unavailable` when it cannot be started.
+    pub fn start(place: &str, clock: &Clock) -> Result<Self> {
+        let process = Arc::new(Process::start(place).map_err(lost)?);
+        Ok(Killable { clock: clock.clone(), process })
+    }
+
+    /// Has the process open its store. To be called once.
+    ///
+    /// # Errors
+    /// What the process says when it opens the store; `Unavailable` when it ends meanwhile.
+    pub async fn open(&self) -> Result<Arc<dyn JobStore>> {
+        let (clock, process) = (self.clock.clone(), self.process.clone());
         match process.ask(clock.now(), Ask::Ping).recv().await {
-            Some(Said::Open(info)) => Ok(Remote { info, clock, process }),
+            Some(Said::Open(info)) => Ok(Arc::new(ByOp(Remote { info, clock, process }))),
             Some(Said::Failed(trouble)) => Err(trouble.into_error()),
             _ => Err(lost(
                 "it ended before the store was open; does `main` begin with `processes::serve`?",
@@ -136,6 +162,23 @@ impl Remote {
         }
     }
 
+    /// Kills the process, without a chance to do anything more (on Unix by SIGKILL), and waits until it is gone.
+    ///
+    /// What it was asked and has not answered is answered with `Unavailable`, effect unknown; so is everything from now on.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+}
+
+/// A store in another process.
+#[derive(Debug)]
+struct Remote {
+    info: StoreInfo,
+    clock: Clock,
+    process: Arc<Process>,
+}
+
+impl Remote {
     async fn ask(&self, ask: Ask) -> Result<Said> {
         match self.process.ask(self.clock.now(), ask).recv().await {
             Some(Said::Failed(trouble)) => Err(trouble.into_error()),

@@ -1,14 +1,19 @@
 //! The properties, one file per group of the contract.
 
+mod bud;
 mod can;
 mod clm;
+mod cra;
 mod del;
+mod err;
 mod fid;
+mod flt;
 mod his;
 mod ins;
 mod lan;
 mod log;
 mod lse;
+mod mig;
 mod rea;
 mod rec;
 mod scene;
@@ -16,6 +21,7 @@ mod sch;
 mod sig;
 mod specification;
 mod upd;
+mod wak;
 
 use crate::Property;
 
@@ -65,7 +71,13 @@ pub fn properties() -> Vec<Property> {
         fid::properties,
         sch::properties,
         sig::properties,
+        wak::properties,
+        flt::properties,
+        err::properties,
         his::long_running,
+        cra::properties,
+        mig::properties,
+        bud::properties,
         specification::properties,
     ];
     groups.iter().flat_map(|group| group()).collect()

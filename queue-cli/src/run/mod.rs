@@ -12,7 +12,7 @@ use std::{
     time::Instant,
 };
 
-use queue::{QueueName, core::Uuid};
+use queue::{QueueName, StoreRegistry, core::Uuid};
 
 use crate::{
     args::RunArgs,
@@ -46,7 +46,7 @@ struct Names {
     definition: String,
 }
 
-pub(crate) async fn run(args: RunArgs) -> Result<Ending, Failure> {
+pub(crate) async fn run(registry: &StoreRegistry, args: RunArgs) -> Result<Ending, Failure> {
     let started = Instant::now();
     let file = definition::read(&args.file)?;
     let setting = Setting::new(&args, &file)?;
@@ -56,10 +56,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<Ending, Failure> {
         None => store::beside(&setting.dir)?,
     };
     let output = file.output.as_ref().map(|output| setting.output_path(output)).transpose()?;
-    let own = [output.clone(), store::sqlite_path(&url).map(|path| absolute(&path))];
+    let own = [output.clone(), store::file_path(&url).map(|path| absolute(&path))];
     let wanted = expand::jobs(&file, &setting, &own.into_iter().flatten().collect::<Vec<_>>())?;
 
-    let queue = store::open(&url).await?;
+    let queue = store::open(registry, &url).await?;
     let placed = place::place(&queue, &setting.names, wanted).await?;
     let interrupted =
         work::work(&queue, &args, &file.run, &setting.names, checked, &placed).await?;

@@ -5,7 +5,7 @@
 use queue_core::{Error, ErrorKind, Result, Uuid};
 use queue_postgres::{
     PostgresOptions,
-    sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql},
+    sqlx::{AssertSqlSafe, Connection, PgConnection, query_scalar, raw_sql},
 };
 
 pub const VARIABLE: &str = "QUEUE_POSTGRES_URL";
@@ -45,6 +45,21 @@ impl Schema {
     pub fn options_with(&self, parameters: &str) -> Result<PostgresOptions> {
         let url = with_parameters(&self.url, parameters);
         Ok(PostgresOptions::from_url(&url)?.schema(&self.name))
+    }
+
+    /// A URL that names it.
+    pub fn url_with_schema(&self) -> String {
+        with_parameters(&self.url, &format!("schema={}", self.name))
+    }
+
+    /// Its tables, their columns and its version, as a text.
+    pub async fn contents(&self) -> String {
+        let tables = "SELECT concat((SELECT string_agg(concat_ws(' ', table_name, column_name, data_type), ', ' \
+             ORDER BY table_name, ordinal_position) FROM information_schema.columns WHERE table_schema = $1), \
+             (SELECT string_agg(version::text, ', ' ORDER BY version) FROM {s}.schema_version))";
+        let text = tables.replace("{s}", &format!("\"{}\"", self.name));
+        let contents = query_scalar(AssertSqlSafe(text)).bind(&self.name);
+        contents.fetch_one(&mut self.connection().await).await.unwrap()
     }
 
     pub async fn connection(&self) -> PgConnection {

@@ -2,12 +2,22 @@
 //!
 //! A harness that can break its store says [`Harness::faults`](crate::Harness::faults) and opens a
 //! [`Breakable`] for each. The properties of the group `FLT` work on it while the fault comes and goes.
+//!
+//! Two tools break what they know nothing of: a [`Proxy`] the connections to a server, a [`ChaosStore`] the calls of any
+//! store.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use queue_core::{Result, async_trait};
 
+pub(crate) use chaos::is_write;
+pub use {chaos::ChaosStore, proxy::Proxy};
+
 use crate::Fixture;
+
+mod chaos;
+mod line;
+mod proxy;
 
 /// A way in which the jobs are out of a store's reach for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
