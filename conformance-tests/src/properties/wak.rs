@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 
 use super::scene::{
     HOUR, Store, cancelling, complete, ids, job, put, queue, release, retry, settle, take_id,
-    wanted, wanted_ids,
+    wanted, wanted_from, wanted_ids,
 };
 use crate::{Case, Checked, Fault, Property, Stop, check, check_eq, property::group};
 
@@ -210,7 +210,7 @@ async fn polling_is_enough(case: &Case<'_>) -> Checked {
     }
     let mut found = 0;
     loop {
-        let claimed = store.claim(&wanted(100)).await?;
+        let claimed = store.claim(&wanted_from(&["polled"], 100)?).await?;
         if claimed.jobs.is_empty() {
             check_eq!(
                 claimed.next_due.is_some(),

@@ -137,7 +137,14 @@ pub(super) const THEMES: &[Theme] = {
         Theme {
             shape: PLAIN,
             prefix: &[InsertTwo],
-            branches: &[Claim, Claim, ClaimTwo, ClaimAgain, Cancel, Delete, Raise, Move, Get],
+            branches: &[Claim, Claim, ClaimTwo, Cancel, Delete, Raise, Move, Get],
+        },
+        // A claim is repeated while its holder works. It is not repeated while it still runs: callers repeat what they
+        // have given up, and stores may let the two get in each other's way.
+        Theme {
+            shape: PLAIN,
+            prefix: &[InsertTwo, Claim],
+            branches: &[ClaimAgain, ClaimAgain, Append, Label, Progress, Get],
         },
         // A claim, and changes of the job that it takes.
         Theme {
