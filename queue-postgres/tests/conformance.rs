@@ -27,23 +27,7 @@ impl Harness for Postgres {
     }
 
     async fn place(&self) -> Result<Option<Place>> {
-        let schema = Arc::new(database::Schema::new()?);
-        let place = Place::new(schema.url_with_schema());
-        let (aged, looked) = (schema.clone(), schema.clone());
-        let place = place
-            .with_later_release(move || {
-                let schema = aged.clone();
-                let later = "INSERT INTO {s}.schema_version SELECT max(version) + 1 FROM {s}.schema_version";
-                Box::pin(async move {
-                    schema.run(later).await;
-                    Ok(())
-                })
-            })
-            .with_contents(move || {
-                let schema = looked.clone();
-                Box::pin(async move { Ok(schema.contents().await.into_bytes()) })
-            });
-        Ok(Some(place.with_guard(schema)))
+        breaking::place(database::Schema::url_with_schema).map(Some)
     }
 
     fn faults(&self) -> Vec<Fault> {

@@ -7,7 +7,7 @@ mod database;
 use std::{num::NonZeroU32, process::ExitCode, sync::Arc, time::Duration};
 
 use conformance_tests::{
-    Breakable, Fault, Fixture, Harness, Proxy, Suite, Switch, async_trait, processes,
+    Breakable, Fault, Fixture, Harness, Place, Proxy, Suite, Switch, async_trait, processes,
 };
 use queue_core::{Clock, Error, ErrorKind, JobStore, Result};
 use queue_postgres::PostgresOptions;
@@ -22,6 +22,10 @@ impl Harness for Pooled {
         let place = schema.name.clone();
         let store = open(place.clone(), clock.clone()).await?;
         Ok(Fixture::new(store).clocked().with_processes(place, clock).with_guard(schema))
+    }
+
+    async fn place(&self) -> Result<Option<Place>> {
+        breaking::place(|schema| schema.name.clone()).map(Some)
     }
 
     fn faults(&self) -> Vec<Fault> {

@@ -332,6 +332,9 @@ async fn silence_is_kept(case: &Case<'_>) -> Checked {
         Ok::<_, Stop>(())
     };
     quiet(&mut hints, working).await?;
+    // Out of the way of what is polled for.
+    let silent = queue_core::JobFilter::queue(queue("silent")?);
+    store.update_where(&silent, &cancelling("over")).await?;
     polling_is_enough(case).await
 }
 

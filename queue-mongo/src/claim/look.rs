@@ -133,7 +133,9 @@ fn read_candidate(document: &Document) -> Result<Candidate> {
     let key = document.maybe("yielding", |document, key| document.text(key).map(str::to_owned))?;
     let id = JobId::from_uuid(document.id("_id")?);
     let queue = document.text("queue")?.to_owned();
-    Ok(Candidate { id, queue, lane, yielding: key.map(Unique::supersede) })
+    let priority = document.get_i32("priority").map_err(corrupt)?;
+    let run_at = document.get_i64("run_at").map_err(corrupt)?;
+    Ok(Candidate { id, queue, priority, run_at, lane, yielding: key.map(Unique::supersede) })
 }
 
 /// The values that a field has in these ranges.

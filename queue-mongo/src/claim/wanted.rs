@@ -26,6 +26,9 @@ const ASKED_ONE_BY_ONE: usize = 20;
 pub(super) struct Candidate {
     pub(super) id: JobId,
     pub(super) queue: String,
+    /// Where it stands among those of its queue, in the units of the document.
+    pub(super) priority: i32,
+    pub(super) run_at: i64,
     pub(super) lane: Option<Lane>,
     /// The unique key that the job gives up when it is started.
     pub(super) yielding: Option<Unique>,
@@ -118,13 +121,15 @@ impl<'a> Wanted<'a> {
         !std::mem::take(&mut self.passed_by).lanes.is_empty()
     }
 
-    /// Matches a candidate only as long as it is one.
+    /// Matches a candidate only as long as it is one, in its place: one that was taken and given back meanwhile may have
+    /// its turn after others.
     pub(super) fn still(&self, candidate: &Candidate) -> Document {
         let this = doc! {
             "_id": codec::job_id(&candidate.id),
             "state": { "$in": [READY, PARKED] },
             "queue": &candidate.queue,
-            "run_at": { "$lte": self.now.as_micros() },
+            "priority": candidate.priority,
+            "run_at": candidate.run_at,
         };
         self.narrowed(this)
     }

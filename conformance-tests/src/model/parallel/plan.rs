@@ -64,10 +64,6 @@ impl Planner {
             Act::InsertTwo => Op::Insert((0..2).map(|_| self.job(step.shape, dice)).collect()),
             Act::Claim => self.claim(dice, known, NonZeroU32::MIN),
             Act::ClaimTwo => self.claim(dice, known, TWO),
-            Act::ClaimAgain => match known.tokens.last() {
-                Some(request) => Op::Claim(request.clone()),
-                None => self.claim(dice, known, NonZeroU32::MIN),
-            },
             Act::Complete | Act::Fail | Act::CancelOwn | Act::Retry | Act::Release => {
                 Op::Update(vec![settle(step.act, target(dice), dice, known)])
             }

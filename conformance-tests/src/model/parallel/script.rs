@@ -17,7 +17,6 @@ pub(super) enum Act {
     InsertTwo,
     Claim,
     ClaimTwo,
-    ClaimAgain,
     Complete,
     Fail,
     CancelOwn,

@@ -133,18 +133,12 @@ pub(super) const THEMES: &[Theme] = {
             prefix: &[Insert],
             branches: &[Insert, Claim, Claim, Wake, Cancel, Get],
         },
-        // Claims of the same jobs, which others end, move and delete.
+        // Claims of the same jobs, which others end, move and delete. None is repeated while it still runs: callers repeat
+        // what they have given up.
         Theme {
             shape: PLAIN,
             prefix: &[InsertTwo],
             branches: &[Claim, Claim, ClaimTwo, Cancel, Delete, Raise, Move, Get],
-        },
-        // A claim is repeated while its holder works. It is not repeated while it still runs: callers repeat what they
-        // have given up, and stores may let the two get in each other's way.
-        Theme {
-            shape: PLAIN,
-            prefix: &[InsertTwo, Claim],
-            branches: &[ClaimAgain, ClaimAgain, Append, Label, Progress, Get],
         },
         // A claim, and changes of the job that it takes.
         Theme {
