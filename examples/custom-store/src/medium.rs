@@ -90,7 +90,9 @@ impl Failure {
         Failure {
             kind: ErrorKind::Config,
             effect: Effect::None,
-            message: format!("the file has format {found}, and this release reads format {known}"),
+            message: format!(
+                "the file has format version {found}, and this release reads version {known}: use a newer release"
+            ),
             is_lost: false,
         }
     }

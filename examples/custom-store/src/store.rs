@@ -1,6 +1,7 @@
 //! [`RedbStore`]: the methods of the contract, each a check of its arguments and a call of its work.
 
 use std::{
+    fs, io,
     num::NonZeroU32,
     path::Path,
     sync::{Arc, mpsc},
@@ -51,6 +52,26 @@ struct Shared {
 /// The way to the writing thread, and the thread.
 type Writer = (mpsc::Sender<Box<dyn Call>>, JoinHandle<()>);
 
+/// A file that is not there is made under another name first: redb cannot open one whose maker died half-way.
+fn open_or_make(path: &Path) -> std::result::Result<Database, DatabaseError> {
+    if !path.exists() {
+        let mut draft = path.as_os_str().to_owned();
+        draft.push(".new");
+        if let Err(error) = fs::remove_file(&draft)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(error.into());
+        }
+        drop(Database::create(&draft)?);
+        match fs::hard_link(&draft, path) {
+            // Somebody else was faster: that file stays.
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => fs::remove_file(&draft)?,
+        }
+    }
+    Database::create(path)
+}
+
 impl RedbStore {
     /// Opens a file, and makes it if it is not there. Blocks; after a crash for as long as redb takes to check the file.
     ///
@@ -59,7 +80,7 @@ impl RedbStore {
     /// when it is not a file of this store.
     pub fn open(path: impl AsRef<Path>, clock: Clock) -> Result<Self> {
         let path = path.as_ref().to_owned();
-        Self::on(move || Database::create(&path), clock)
+        Self::on(move || open_or_make(&path), clock)
     }
 
     /// Opens a database by a function of the caller's, which is called again after every I/O error: for a cache of another
