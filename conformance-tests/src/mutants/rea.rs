@@ -40,7 +40,7 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
-    Mutant::new("filter-any-label", "one of several labels is enough", &["REA-2"], || {
+    Mutant::new("filter-any-label", "one of several labels is enough", &["REA-9"], || {
         filtering(|filter| {
             let first = filter.labels.pop_first();
             filter.labels = first.into_iter().collect();
