@@ -52,21 +52,19 @@ struct Shared {
 /// The way to the writing thread, and the thread.
 type Writer = (mpsc::Sender<Box<dyn Call>>, JoinHandle<()>);
 
-/// A file that is not there is made under another name first: redb cannot open one whose maker died half-way.
+/// A file that is not there is made under a name of its own first: redb cannot open one whose maker died half-way. What such
+/// a maker leaves ends in `.new` and may be deleted.
 fn open_or_make(path: &Path) -> std::result::Result<Database, DatabaseError> {
     if !path.exists() {
         let mut draft = path.as_os_str().to_owned();
-        draft.push(".new");
-        if let Err(error) = fs::remove_file(&draft)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error.into());
-        }
+        draft.push(format!(".{}.new", queue_core::Uuid::now_v7().simple()));
         drop(Database::create(&draft)?);
-        match fs::hard_link(&draft, path) {
+        let made = fs::hard_link(&draft, path);
+        fs::remove_file(&draft)?;
+        match made {
             // Somebody else was faster: that file stays.
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => fs::remove_file(&draft)?,
+            _ => {}
         }
     }
     Database::create(path)
