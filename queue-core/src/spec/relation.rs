@@ -226,3 +226,34 @@ fn differs<T: PartialEq + fmt::Debug>(expected: &T, answer: &T) -> Result<(), St
         false => Err(format!("expected {expected:#?}\n     got {answer:#?}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::{JobFilter, Lane, NewJob, Payload, Queues};
+
+    #[test]
+    fn a_contended_claim_may_pass_over_the_first_job_of_a_lane_and_take_the_second() {
+        let mut jobs = [NewJob::new("x", Payload::null()), NewJob::new("x", Payload::null())];
+        for job in &mut jobs {
+            job.lane = Some(Lane::new("one at a time"));
+        }
+        let now = Timestamp::EPOCH;
+        let mut spec = Spec::new(World::default());
+        spec.answer(&Op::Insert(jobs.to_vec()), now).unwrap();
+        let lease = std::time::Duration::from_secs(9);
+        let request = ClaimRequest::new(Queues::All, "w", NonZeroU32::new(2).unwrap(), lease);
+        // What a store answers that found the first one locked.
+        let mut second = request.clone();
+        second.filter = Some(JobFilter::id(jobs[1].id));
+        let taken = spec.clone().answer(&Op::Claim(second), now).unwrap();
+        let Answer::Claimed(mut claimed) = taken else { panic!("not a claim: {taken:?}") };
+        claimed.next_due = Some(now);
+        let answer = Ok(Answer::Claimed(claimed));
+        let op = Op::Claim(request);
+        assert!(!spec.clone().check(&op, now, &answer, Latitude::Alone).is_accept());
+        assert!(spec.check(&op, now, &answer, Latitude::Contended).is_accept());
+    }
+}
