@@ -1,7 +1,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::{FutureExt, StreamExt};
-use queue_core::{Effect, Error, ErrorKind, JobStore, Result};
+use queue_core::{Clock, Effect, Error, ErrorKind, JobStore, Result};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::Notify,
@@ -16,6 +16,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 pub(crate) struct Io {
     store: Arc<dyn JobStore>,
     runtime: Arc<Background>,
+    clock: Clock,
 }
 
 #[derive(Debug)]
@@ -68,7 +69,16 @@ impl Drop for Background {
 
 impl Io {
     pub(crate) const fn new(store: Arc<dyn JobStore>, runtime: Arc<Background>) -> Self {
-        Io { store, runtime }
+        Io { store, runtime, clock: Clock::system() }
+    }
+
+    pub(crate) fn with_clock(&self, clock: Clock) -> Self {
+        Io { clock, ..self.clone() }
+    }
+
+    /// The clock of the store, if it is one that is moved by hand.
+    pub(crate) fn manual_clock(&self) -> Option<&Clock> {
+        Some(&self.clock).filter(|clock| clock.is_manual())
     }
 
     pub(crate) const fn store(&self) -> &Arc<dyn JobStore> {

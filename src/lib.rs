@@ -1,6 +1,8 @@
 #![doc = include_str!("lib.md")]
 
 mod active;
+#[macro_use]
+mod broken;
 mod catalog;
 mod committer;
 mod ctx;
@@ -16,9 +18,13 @@ mod queue;
 mod run;
 mod summary;
 mod task;
+mod time;
 mod worker;
 mod workflow;
 
+#[cfg(feature = "broken")]
+#[doc(hidden)]
+pub use broken::{Broken, Switch};
 #[cfg(feature = "flow")]
 pub mod flow;
 #[cfg(feature = "program")]
@@ -44,9 +50,9 @@ pub use queue_macros::Task;
 pub use queue_core as core;
 #[doc(no_inline)]
 pub use queue_core::{
-    Error, ErrorKind, Job, JobError, JobFilter, JobId, JobQuery, JobStore, Lane, MemoryStore,
-    Order, Outcome, Payload, QueueName, Result, State as JobState, States as JobStates,
-    StoreRegistry, Timestamp, Unique,
+    Clock, Error, ErrorKind, Job, JobError, JobFilter, JobId, JobQuery, JobStore, Lane,
+    MemoryStore, Order, Outcome, Payload, QueueName, Result, State as JobState,
+    States as JobStates, StoreRegistry, Timestamp, Unique,
 };
 
 #[cfg(feature = "mongo")]

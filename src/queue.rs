@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use queue_core::{
-    BulkChange, BulkOutcome, Inserted, Job, JobFilter, JobId, JobQuery, JobStore, JobStoreExt,
-    LogRead, NewJob, Outcome, Page, QueueName, Result, StoreRegistry, Tally,
+    BulkChange, BulkOutcome, Clock, Inserted, Job, JobFilter, JobId, JobQuery, JobStore,
+    JobStoreExt, LogRead, NewJob, Outcome, Page, QueueName, Result, StoreRegistry, Tally,
 };
 
 use crate::{
@@ -53,6 +53,15 @@ impl Queue {
     /// `Config` when the thread for I/O cannot be started.
     pub fn new(store: impl Into<Arc<dyn JobStore>>) -> Result<Self> {
         Ok(Queue(Arc::new(Io::new(store.into(), Background::start()?))))
+    }
+
+    /// The same queue, for a store that was opened with this clock: what the queue and its workers do at a time, they do by
+    /// it. For tests, which drive a [manual clock](queue_core::Clock::manual) instead of sleeping: each time it is moved,
+    /// workers look whether something is due. Leases are renewed by real time all the same, so moving the clock by more than
+    /// the lease while a job runs is to that job as if its worker had stood still.
+    #[must_use]
+    pub fn with_clock(&self, clock: Clock) -> Self {
+        Queue(Arc::new(self.0.with_clock(clock)))
     }
 
     pub(crate) fn io(&self) -> &Io {

@@ -1,10 +1,9 @@
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use tokio::sync::watch;
 
 use crate::Timestamp;
 
@@ -19,7 +18,7 @@ pub struct Clock(Hands);
 enum Hands {
     #[default]
     System,
-    Manual(Arc<AtomicI64>),
+    Manual(Arc<watch::Sender<Timestamp>>),
 }
 
 impl Clock {
@@ -30,14 +29,14 @@ impl Clock {
 
     /// A clock that stands at `start` until it is moved by [`Clock::set`] or [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
-        Clock(Hands::Manual(Arc::new(AtomicI64::new(start.as_micros()))))
+        Clock(Hands::Manual(Arc::new(watch::Sender::new(start))))
     }
 
     /// The time it shows.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Hands::System => system_now(),
-            Hands::Manual(hands) => Timestamp::from_micros_saturating(hands.load(Ordering::SeqCst)),
+            Hands::Manual(hands) => *hands.borrow(),
         }
     }
 
@@ -54,7 +53,19 @@ impl Clock {
     /// Sets a manual clock, forward or back; does nothing to the system's clock.
     pub fn set(&self, now: Timestamp) {
         if let Hands::Manual(hands) = &self.0 {
-            hands.store(now.as_micros(), Ordering::SeqCst);
+            hands.send_replace(now);
+        }
+    }
+
+    /// Resolves once a manual clock shows another time than `seen`, at once if it does already; never on the system's
+    /// clock. What waits for an instant of a manual clock looks again each time it is moved.
+    pub async fn moved_from(&self, seen: Timestamp) {
+        match &self.0 {
+            Hands::System => std::future::pending().await,
+            // The sender lives as long as this borrow of it: the wait cannot break off.
+            Hands::Manual(hands) => {
+                let _ = hands.subscribe().wait_for(|now| *now != seen).await;
+            }
         }
     }
 }
@@ -69,6 +80,8 @@ fn system_now() -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[test]
@@ -78,6 +91,21 @@ mod tests {
         assert_eq!(clock.now(), Timestamp::EPOCH);
         same.advance(Duration::from_secs(3));
         assert_eq!(clock.now().as_micros(), 3_000_000);
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_a_manual_clock_to_move_is_told_also_afterwards() {
+        let clock = Clock::manual(Timestamp::EPOCH);
+        let mut waiting = Box::pin(clock.moved_from(Timestamp::EPOCH));
+        assert!((&mut waiting).now_or_never().is_none());
+        clock.advance(Duration::from_micros(1));
+        waiting.await;
+        clock.moved_from(Timestamp::EPOCH).await;
+    }
+
+    #[tokio::test]
+    async fn the_system_clock_tells_nobody() {
+        assert!(Clock::system().moved_from(Timestamp::EPOCH).now_or_never().is_none());
     }
 
     #[test]

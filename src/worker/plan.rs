@@ -3,7 +3,7 @@ use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 use queue_core::{ClaimRequest, Claimed, Job, Result, Timestamp};
 use tokio::time::Instant;
 
-use crate::{io::Io, jitter::jittered};
+use crate::{jitter::jittered, time::StoreClock};
 
 /// The longest sleep of an idle worker: wake-ups may be lost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
@@ -119,22 +119,5 @@ impl Plan {
             false => now + sleep.min(LONGEST_SLEEP),
         };
         claimed.jobs
-    }
-}
-
-/// The store's clock, as this process sees it: read once, carried on by its own monotonic clock.
-pub(super) struct StoreClock {
-    store: Timestamp,
-    read_at: Instant,
-}
-
-impl StoreClock {
-    pub(super) async fn read(io: &Io) -> Result<Self> {
-        let now = io.call(|store| async move { store.ping().await }).await?;
-        Ok(StoreClock { store: now, read_at: Instant::now() })
-    }
-
-    fn until(&self, due: Timestamp) -> Duration {
-        self.store.plus(self.read_at.elapsed()).until(due)
     }
 }

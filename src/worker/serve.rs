@@ -11,11 +11,10 @@ use queue_core::{
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Worker,
-    plan::{Plan, StoreClock},
+use super::{Worker, plan::Plan};
+use crate::{
+    JobReport, committer::unstarted, io::surviving, jitter::jittered, run::Taken, time::StoreClock,
 };
-use crate::{JobReport, committer::unstarted, io::surviving, jitter::jittered, run::Taken};
 
 /// How often a worker looks for leases that are over.
 const REAP_EVERY: Duration = Duration::from_secs(1);
@@ -57,7 +56,7 @@ impl Worker {
         let over = CancellationToken::new();
         let _reaper = over.clone().drop_guard();
         if let Some(handle) = io.handle() {
-            handle.spawn(reap_regularly(io.store().clone(), over));
+            handle.spawn(reap_regularly(io.store().clone(), clock.clone(), over));
         }
         let (hints, _listening) = io.hints();
         // Without hints from the store, what this worker itself has just freed or put back would be
@@ -66,6 +65,7 @@ impl Worker {
         let stop = CancellationToken::new();
         let mut running: Running = FuturesUnordered::new();
         let mut plan = Plan::new();
+        let mut seen = clock.now();
         let mut claiming: Option<BoxFuture<'_, (ClaimRequest, Result<Claimed>)>> = None;
         tokio::pin!(shutdown);
         loop {
@@ -91,6 +91,10 @@ impl Worker {
                     }
                 }
                 () = hints.notified(), if !plan.is_hurried() => plan.hurry(),
+                () = clock.moved_from(seen) => {
+                    seen = clock.now();
+                    plan.hurry();
+                }
                 () = tokio::time::sleep_until(plan.ask_at()), if may_ask => {
                     let requests = |free| self.requests(None, None, None, free);
                     claiming = plan.next_request(free, requests).map(|request| {
@@ -191,11 +195,13 @@ fn unheard() -> Error {
     Error::new(ErrorKind::Unavailable, "the answer was lost").with_effect(Effect::Unknown)
 }
 
-async fn reap_regularly(store: Arc<dyn JobStore>, over: CancellationToken) {
+async fn reap_regularly(store: Arc<dyn JobStore>, clock: StoreClock, over: CancellationToken) {
+    let mut seen = clock.now();
     loop {
         tokio::select! {
             () = over.cancelled() => return,
             () = tokio::time::sleep(jittered(REAP_EVERY)) => {}
+            () = clock.moved_from(seen) => seen = clock.now(),
         }
         match surviving(store.reap(REAP_LIMIT)).await {
             Ok(reaped) if reaped.is_empty() => {}

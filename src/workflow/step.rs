@@ -261,7 +261,7 @@ impl Wf {
         let fatal = matches!(error.fault, Fault::Failed { fatal: true, .. } | Fault::Step(_));
         failure.is_final = fatal
             || failure.cancelled
-            || attempt > step.budget
+            || attempt > step.budget && !broken!(RetriesForEver)
             || ceiling.is_some_and(|ceiling| active.attempt > ceiling);
         let mut entry = step.entry(state, attempt, started_at);
         entry.error = Some(failure.clone());

@@ -4,6 +4,8 @@
 
 mod scene;
 
+#[cfg(feature = "broken")]
+mod broken;
 mod cancelling;
 mod data;
 mod hardening;

@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
-use queue::JobStore;
+use queue::{Clock, JobStore};
 
 use super::Scene;
 
 #[cfg(feature = "postgres")]
 impl Scene {
-    pub async fn postgres() -> Self {
-        use queue::postgres::PostgresStore;
+    pub async fn postgres(clock: Clock) -> Self {
+        use queue::postgres::PostgresOptions;
         let role = Arc::new(test_servers::Role::new());
-        let open = |url: String| async move {
-            Ok(Arc::new(PostgresStore::connect(&url).await?) as Arc<dyn JobStore>)
+        let now = clock.clone();
+        let open = move |url: String| {
+            let now = now.clone();
+            async move {
+                let options = PostgresOptions::from_url(&url)?.clock(now);
+                Ok(Arc::new(options.open().await?) as Arc<dyn JobStore>)
+            }
         };
-        let mut scene = Self::at("postgres", role.url(), open, role.clone()).await;
+        let mut scene = Self::at("postgres", role.url(), clock, open, role.clone()).await;
         scene.statements = Some(Box::new(move || Box::pin(role.statements())));
         scene
     }
@@ -23,29 +28,29 @@ impl Scene {
 #[cfg(feature = "mongo")]
 impl Scene {
     /// On a replica set.
-    pub async fn mongo() -> Self {
-        Self::mongo_at("QUEUE_MONGO_URL").await
+    pub async fn mongo(clock: Clock) -> Self {
+        Self::mongo_at("QUEUE_MONGO_URL", clock).await
     }
 
     /// On a single server without a log of its writes, where nobody is woken.
-    pub async fn mongo_standalone() -> Self {
-        Self::mongo_at("QUEUE_MONGO_STANDALONE_URL").await
+    pub async fn mongo_standalone(clock: Clock) -> Self {
+        Self::mongo_at("QUEUE_MONGO_STANDALONE_URL", clock).await
     }
 
-    async fn mongo_at(variable: &str) -> Self {
-        use queue::mongo::MongoStore;
+    async fn mongo_at(variable: &str, clock: Clock) -> Self {
+        use queue::mongo::{MongoOptions, MongoStore};
         let database = test_servers::Database::on(variable);
         let opened = Arc::new(std::sync::Mutex::new(None::<MongoStore>));
-        let keep = opened.clone();
+        let (keep, now) = (opened.clone(), clock.clone());
         let open = move |url: String| {
-            let keep = keep.clone();
+            let (keep, now) = (keep.clone(), now.clone());
             async move {
-                let store = MongoStore::connect(&url).await?;
+                let store = MongoOptions::from_url(&url)?.clock(now).open().await?;
                 *keep.lock().unwrap() = Some(store.clone());
                 Ok(Arc::new(store) as Arc<dyn JobStore>)
             }
         };
-        let mut scene = Self::at("mongodb", database.url(), open, database).await;
+        let mut scene = Self::at("mongodb", database.url(), clock, open, database).await;
         scene.budget = 4;
         scene.statements = Some(Box::new(move || {
             let count = opened.lock().unwrap().as_ref().unwrap().commands();

@@ -1,0 +1,103 @@
+use std::time::Duration;
+
+use queue_core::{Clock, Result, Timestamp};
+use tokio::time::Instant;
+
+use crate::io::Io;
+
+/// The store's clock, as this process sees it: read once, carried on by the process's own monotonic clock. What is done at a
+/// time is done by it, never by the clock of this machine.
+#[derive(Clone, Debug)]
+pub(crate) struct StoreClock(Source);
+
+#[derive(Clone, Debug)]
+enum Source {
+    Carried { store: Timestamp, read_at: Instant },
+    Manual(Clock),
+}
+
+impl StoreClock {
+    /// One trip, but for a manual clock.
+    pub(crate) async fn read(io: &Io) -> Result<Self> {
+        if let Some(clock) = io.manual_clock() {
+            return Ok(StoreClock(Source::Manual(clock.clone())));
+        }
+        let store = io.call(|store| async move { store.ping().await }).await?;
+        Ok(StoreClock(Source::Carried { store, read_at: Instant::now() }))
+    }
+
+    pub(crate) fn now(&self) -> Timestamp {
+        match &self.0 {
+            Source::Carried { store, read_at } => store.plus(read_at.elapsed()),
+            Source::Manual(clock) => clock.now(),
+        }
+    }
+
+    /// How long until then; nothing if it is past.
+    pub(crate) fn until(&self, due: Timestamp) -> Duration {
+        self.now().until(due)
+    }
+
+    /// Resolves at each move of a manual clock that happens after `seen` was read from it, and otherwise never.
+    pub(crate) async fn moved_from(&self, seen: Timestamp) {
+        match &self.0 {
+            Source::Carried { .. } => std::future::pending().await,
+            Source::Manual(clock) => clock.moved_from(seen).await,
+        }
+    }
+
+    /// Waits until then.
+    pub(crate) async fn sleep_until(&self, due: Timestamp) {
+        loop {
+            let now = self.now();
+            if now >= due {
+                return;
+            }
+            match &self.0 {
+                Source::Carried { .. } => tokio::time::sleep(now.until(due)).await,
+                Source::Manual(clock) => clock.moved_from(now).await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::FutureExt;
+    use queue_core::MemoryStore;
+
+    use super::*;
+    use crate::Queue;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test]
+    async fn what_waits_for_an_instant_of_a_manual_clock_waits_until_it_is_moved_there() {
+        let clock = Clock::manual(Timestamp::EPOCH);
+        let store = Arc::new(MemoryStore::with_clock(clock.clone()));
+        let queue = Queue::new(store as Arc<dyn queue_core::JobStore>).unwrap();
+        let queue = queue.with_clock(clock.clone());
+        let seen = StoreClock::read(queue.io()).await.unwrap();
+        let due = Timestamp::EPOCH.plus(2 * SECOND);
+        let mut waiting = Box::pin(seen.sleep_until(due));
+        assert!((&mut waiting).now_or_never().is_none());
+        clock.advance(SECOND);
+        assert!((&mut waiting).now_or_never().is_none());
+        assert_eq!(seen.until(due), SECOND);
+        clock.advance(SECOND);
+        waiting.await;
+        assert_eq!(seen.now(), due);
+    }
+
+    #[tokio::test]
+    async fn the_clock_of_the_store_is_carried_on() {
+        let queue = Queue::connect("memory:").await.unwrap();
+        let clock = StoreClock::read(queue.io()).await.unwrap();
+        let then = clock.now().plus(Duration::from_millis(2));
+        clock.sleep_until(then).await;
+        assert!(clock.now() >= then);
+        assert!(clock.moved_from(then).now_or_never().is_none());
+    }
+}
