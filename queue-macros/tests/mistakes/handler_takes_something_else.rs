@@ -1,0 +1,18 @@
+use queue::{Queue, Task, TaskResult, Worker};
+
+#[derive(Clone)]
+struct Mailer;
+
+#[derive(serde::Serialize, serde::Deserialize, Task)]
+#[task(name = "count", output = u32)]
+struct Count;
+
+async fn count(_: Count, _: Mailer) -> TaskResult<u32> {
+    Ok(3)
+}
+
+fn build(queue: Queue) {
+    let _ = Worker::new(queue).task(count);
+}
+
+fn main() {}

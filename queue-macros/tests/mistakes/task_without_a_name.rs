@@ -1,0 +1,6 @@
+use queue::Task;
+
+#[derive(serde::Serialize, serde::Deserialize, Task)]
+struct Count;
+
+fn main() {}
