@@ -33,9 +33,6 @@ const THREADS: usize = 2;
 const LIMIT: Duration = Duration::from_secs(5);
 /// Unless `CONFORMANCE_SEED` says otherwise.
 const SEED: u64 = 0x006d_7574_616e_7473;
-/// What a property chooses by its seed may miss a flaw, and so may the moment at which a process dies or another call comes
-/// between: a broken store is tried so often, each time with another seed, before it counts as alive.
-const ATTEMPTS: u64 = 5;
 
 /// One property against one mutant.
 struct Run {
@@ -43,7 +40,6 @@ struct Run {
     property: Property,
     named: bool,
     verdict: Verdict,
-    attempts: u64,
     time: Duration,
 }
 
@@ -124,26 +120,13 @@ fn work(mutants: &[Mutant], jobs: &[(usize, Property)]) -> Vec<Run> {
                         mutants.get(*index).copied().unwrap_or_else(|| Mutant::sound_for(property));
                     let begun = Instant::now();
                     let named = mutant.killers.contains(&property.id);
-                    let most = if named { ATTEMPTS } else { 1 };
-                    let run = |attempt| {
-                        runtime.block_on(run_property(
-                            property,
-                            &mutant,
-                            seed().wrapping_add(attempt),
-                        ))
-                    };
-                    let (mut verdict, mut attempts) = (run(0), 1);
-                    while attempts < most && verdict.is_pass() {
-                        verdict = run(attempts);
-                        attempts += 1;
-                    }
+                    let verdict = runtime.block_on(run_property(property, &mutant, seed()));
                     let time = begun.elapsed();
                     runs.lock().unwrap_or_else(PoisonError::into_inner).push(Run {
                         mutant: *index,
                         property: *property,
                         named,
                         verdict,
-                        attempts,
                         time,
                     });
                 }
@@ -263,14 +246,6 @@ fn matrix(mutants: &[Mutant], properties: &[Property], runs: &[Run]) -> String {
     }
     let _ =
         writeln!(page, "\n{killed} of {tried} mutants killed by every property named for them.");
-    let again = runs.iter().filter(|run| run.attempts > 1).map(|run| {
-        let mutant = mutants.get(run.mutant).map_or("unbroken", |mutant| mutant.name);
-        format!("{mutant} by {} ({})", run.property.id, run.attempts)
-    });
-    let again: Vec<String> = again.collect();
-    if !again.is_empty() {
-        let _ = writeln!(page, "Not at the first attempt: {}.", again.join(", "));
-    }
     page
 }
 

@@ -146,7 +146,8 @@ pub struct Claimed {
     /// answer did not (waiting jobs that match and are not behind a full lane or a pause), and never later
     /// than the earliest end of a lease: of any lease, whatever its queue, those of this claim too. Earlier is allowed, so
     /// a store need not ask filters and lanes about jobs that are not due yet. Not later than now exactly when there is
-    /// something to be had now: a job passed over, or a lease that is over and wants reaping.
+    /// something to be had now: a job passed over, or a lease that is over and wants reaping. The repeat of a claim need not
+    /// look: where it answers fewer jobs than `limit`, it may say now in vain, and is held to the rest.
     pub next_due: Option<Timestamp>,
 }
 

@@ -32,7 +32,8 @@ use crate::{
 ///
 /// Every method is linearisable unless it says otherwise; what it answered `Ok` to has happened and, where
 /// [`Capabilities::durable`](crate::Capabilities::durable) is true, survives a crash. A future that is dropped leaves the
-/// store usable; its call has happened as a whole or not at all.
+/// store usable; its call has happened as a whole or not at all. What a store runs again inside, after a conflict or a failed
+/// commit, has happened once, and is answered as if it had been run once.
 ///
 /// Where a crash comes between the steps of a call that is one here (a slot and its job, a job and the one in whose place it is),
 /// the steps that are missing are made by a repeat of the call, or by a reap, of anybody, a few seconds later; until then
@@ -105,7 +106,8 @@ pub trait JobStore: fmt::Debug + Send + Sync + 'static {
     /// Makes changes and answers for each, in order, what became of it.
     ///
     /// Each item is atomic: its guard is checked, its fields changed and its log entries appended
-    /// together or not at all. Items do not depend on each other. One trip.
+    /// together or not at all. Items do not depend on each other. Of several reasons to refuse one the first in the order of
+    /// [`Outcome`] is told; whether a payload fits is asked last. One trip.
     async fn update_jobs(&self, updates: &[JobUpdate]) -> Result<Vec<Outcome>>;
 
     /// [`update_jobs`](JobStore::update_jobs), then [`claim`](JobStore::claim).

@@ -31,6 +31,8 @@ pub struct Shared {
     world: Mutex<World>,
     clock: Clock,
     arrivals: AtomicU64,
+    /// How many calls stand in a gap.
+    standing: AtomicU64,
     pub(super) changing: Hook<Change>,
     pub(super) hints: broadcast::Sender<Wakeup>,
 }
@@ -69,7 +71,8 @@ impl<F: ?Sized> fmt::Debug for Hook<F> {
 impl Shared {
     pub(super) fn new(world: World, clock: Clock, changing: Hook<Change>) -> Self {
         let hints = broadcast::channel(256).0;
-        Shared { world: Mutex::new(world), clock, arrivals: AtomicU64::new(0), changing, hints }
+        let (arrivals, standing) = (AtomicU64::new(0), AtomicU64::new(0));
+        Shared { world: Mutex::new(world), clock, arrivals, standing, changing, hints }
     }
 
     /// The store's clock.
@@ -100,15 +103,25 @@ impl Shared {
     /// The gap between two steps of an operation that should have been one: it stays open until
     /// another call stands in such a gap too, or for a short time.
     pub async fn pause(&self) {
+        self.meets().await;
+    }
+
+    /// The same. Whether another call was there, or has come.
+    pub async fn meets(&self) -> bool {
+        let was_met = self.standing.fetch_add(1, Ordering::SeqCst) > 0;
         let arrival = self.arrivals.fetch_add(1, Ordering::SeqCst);
         let opened = Instant::now();
-        while self.arrivals.load(Ordering::SeqCst) == arrival + 1 && opened.elapsed() < RENDEZVOUS {
+        let is_alone = || self.arrivals.load(Ordering::SeqCst) == arrival + 1;
+        while is_alone() && opened.elapsed() < RENDEZVOUS {
             tokio::task::yield_now().await;
         }
+        let has_met = was_met || !is_alone();
         // The one that met us is let through as well before anybody writes.
         for _ in 0..8 {
             tokio::task::yield_now().await;
         }
+        self.standing.fetch_sub(1, Ordering::SeqCst);
+        has_met
     }
 }
 

@@ -34,10 +34,10 @@ impl Every {
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "his-claim-hands-out-a-held-job",
-        "every 200th claim that takes something also takes a job that was just claimed",
+        "every 80th claim that takes fewer than it may also takes a job that another holds",
         &["HIS-1"],
         || {
-            let every = Every::nth(200);
+            let every = Every::nth(80);
             Flaw::none().claim(move |world, request, now| {
                 let held: Option<JobId> = world.running().last();
                 let mut claimed = world.claim(request, now)?;

@@ -4,6 +4,7 @@
 //! flaw, as real stores have had it, and names the properties that must fail on it. Races are held open
 //! at pause points, so that a racing flaw shows every time.
 
+mod again;
 mod can;
 mod clm;
 mod crash;
@@ -238,6 +239,7 @@ pub fn mutants() -> Vec<Mutant> {
         wak::MUTANTS,
         flt::MUTANTS,
         err::MUTANTS,
+        again::MUTANTS,
     ];
     let mut mutants = groups.concat();
     mutants.extend(stranger::mutants());

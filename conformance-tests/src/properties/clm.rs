@@ -57,6 +57,7 @@ group! {
     "CLM-21", "a filter only narrows a claim" => reach::filters_only_narrow;
     "CLM-22", "next_due is no later than the first waiting job that is asked for, and not now in vain" => due::waiting_jobs_count;
     "CLM-23", "next_due is no later than the end of any lease" => due::leases_count;
+    "CLM-24", "a repeated claim that holds fewer jobs than it may says when there may be more" => repeats::repeats_say_when_there_is_more;
 }
 
 async fn held(store: &Store) -> Checked<u64> {

@@ -12,6 +12,7 @@ use crate::{
     Case, Checked, Fault, Property, Stop, case::Breaking, check, faults::is_write, property::group,
 };
 
+mod again;
 mod contention;
 mod dropped;
 mod malformed;
@@ -39,6 +40,7 @@ mod listed {
         "ERR-5", "a malformed call is refused before anything is changed" => malformed::refused_before_anything;
         "ERR-6", "the password is shown nowhere" => no_password_is_shown;
         "ERR-7", "contention is waited out, and never an error of the database" => contention::is_waited_out;
+        "ERR-8", "of calls that meet, each is done once and told so, whatever the store had to do again" => again::done_once;
     }
 }
 

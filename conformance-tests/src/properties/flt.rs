@@ -20,6 +20,8 @@ mod worker;
 const WORKERS: usize = 4;
 /// How often a fault comes and goes.
 const GUSTS: usize = 4;
+/// And how often more, at most, until every kind of call has met it.
+const MORE_GUSTS: usize = 12;
 /// A server of one's own takes a while to start, and a driver to find it again.
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -105,7 +107,7 @@ pub(crate) async fn storm(case: &Case<'_>, fault: Fault) -> Checked {
     }
 }
 
-/// Has the fault come and go.
+/// Has the fault come and go; more often where some kind of call has not met it yet.
 async fn blow(
     case: &Case<'_>,
     fault: Fault,
@@ -115,7 +117,11 @@ async fn blow(
 ) -> Checked {
     let is_event = matches!(fault, Fault::Cut | Fault::Reset | Fault::Terminated);
     let rounds = if fault == Fault::Restarted { 2 } else { case.times(GUSTS) };
-    for round in 0..rounds {
+    let is_lasting = !is_event && fault != Fault::Restarted;
+    for round in 0..rounds + MORE_GUSTS {
+        if round >= rounds && (!is_lasting || ledger.has_met_all()) {
+            break;
+        }
         // The store does its work again before it is taken from it once more.
         let before = ledger.counts().answered;
         until(Duration::from_secs(30), || ledger.counts().answered >= before + 25).await;
@@ -128,7 +134,7 @@ async fn blow(
                 (Fault::Restarted, _) => (4, breaking.patience()),
                 // Now and then it lasts until somebody loses patience.
                 (Fault::Slow, _) => (usize::MAX, Duration::from_millis(250)),
-                (_, 2) if !is_event => (24, breaking.patience() * 3 / 2),
+                (_, 2) if !is_event && round < rounds => (24, breaking.patience() * 3 / 2),
                 _ => (8, Duration::from_millis(if is_event { 50 } else { 150 })),
             };
             until(longest, || ledger.counts().errors >= errors.saturating_add(wanted)).await;

@@ -3,6 +3,7 @@
 mod many;
 mod memory;
 mod table;
+mod verdicts;
 
 pub(super) mod bulk;
 
@@ -43,6 +44,7 @@ group! {
     "UPD-18", "a bulk change touches one field of every job that it meets" => many::bulk_changes_touch_one_thing;
     "UPD-19", "an item that is too large is its own affair" => many::a_large_item_is_its_own_affair;
     "UPD-20", "a claim made with updates finds what they freed or says so, and is refused with them" => many::claims_ride_along;
+    "UPD-21", "an update that could be refused for several reasons is told the first in order, its size last" => verdicts::the_first_that_fits_is_told;
 }
 
 fn laden() -> JobPatch {

@@ -147,7 +147,8 @@ impl Spec {
         }
         let limit = usize::try_from(request.limit.get()).unwrap_or(usize::MAX);
         if let Some(expected) = self.world.repeated_claim(request, now) {
-            return differs(&expected.jobs, &claimed.jobs);
+            differs(&expected.jobs, &claimed.jobs)?;
+            return self.check_repeat_due(request, now, claimed);
         }
         let first = self.world.pick(request, now);
         let exact = same_ids(&first, claimed);
@@ -194,6 +195,27 @@ impl Spec {
             false => {
                 Err(format!("next_due should be {exact:?} (now is {now}), but it is {answer:?}"))
             }
+        }
+    }
+
+    /// A repeat takes nothing, and need not look whether there is more: it may say "now" in vain.
+    fn check_repeat_due(
+        &self,
+        request: &ClaimRequest,
+        now: Timestamp,
+        claimed: &Claimed,
+    ) -> Result<(), String> {
+        let is_full =
+            u32::try_from(claimed.jobs.len()).is_ok_and(|many| many >= request.limit.get());
+        if is_full {
+            return differs(&None, &claimed.next_due);
+        }
+        let latest = self.world.next_due(request, now).map_or(now, |exact| exact.max(now));
+        match claimed.next_due {
+            Some(due) if due <= latest => Ok(()),
+            due => Err(format!(
+                "next_due of a repeated claim should be {latest} at the latest (now is {now}), but it is {due:?}"
+            )),
         }
     }
 
@@ -255,5 +277,46 @@ mod tests {
         let op = Op::Claim(request);
         assert!(!spec.clone().check(&op, now, &answer, Latitude::Alone).is_accept());
         assert!(spec.check(&op, now, &answer, Latitude::Contended).is_accept());
+    }
+
+    #[test]
+    fn the_repeat_of_a_claim_may_say_now_in_vain_but_never_later_than_there_is_more() {
+        let jobs = [NewJob::new("x", Payload::null()), NewJob::new("x", Payload::null())];
+        let (now, lease) = (Timestamp::EPOCH, std::time::Duration::from_secs(9));
+        let request = ClaimRequest::new(Queues::All, "w", NonZeroU32::new(2).unwrap(), lease);
+        let mut spec = Spec::new(World::default());
+        spec.answer(&Op::Insert(jobs[..1].to_vec()), now).unwrap();
+        let claim = Op::Claim(request);
+        let taken = spec.answer(&claim, now).unwrap();
+        let saying = |due| {
+            let Answer::Claimed(mut claimed) = taken.clone() else { panic!("not a claim") };
+            claimed.next_due = due;
+            Ok(Answer::Claimed(claimed))
+        };
+        let is_allowed = |spec: &Spec, due| {
+            spec.clone().check(&claim, now, &saying(due), Latitude::Alone).is_accept()
+        };
+        let over = now.plus(lease);
+        assert!(is_allowed(&spec, Some(now)) && is_allowed(&spec, Some(over)));
+        assert!(!is_allowed(&spec, None));
+        assert!(!is_allowed(&spec, Some(over.plus(lease))));
+        spec.answer(&Op::Insert(jobs[1..].to_vec()), now).unwrap();
+        assert!(is_allowed(&spec, Some(now)));
+        assert!(!is_allowed(&spec, Some(over)));
+    }
+
+    #[test]
+    fn the_repeat_of_a_full_claim_says_that_there_is_nothing_to_wait_for() {
+        let now = Timestamp::EPOCH;
+        let lease = std::time::Duration::from_secs(9);
+        let claim = Op::Claim(ClaimRequest::new(Queues::All, "w", NonZeroU32::MIN, lease));
+        let mut spec = Spec::new(World::default());
+        spec.answer(&Op::Insert(vec![NewJob::new("x", Payload::null())]), now).unwrap();
+        let taken = spec.answer(&claim, now).unwrap();
+        assert!(spec.clone().check(&claim, now, &Ok(taken.clone()), Latitude::Alone).is_accept());
+        let Answer::Claimed(mut claimed) = taken else { panic!("not a claim: {taken:?}") };
+        claimed.next_due = Some(now);
+        let answer = Ok(Answer::Claimed(claimed));
+        assert!(!spec.check(&claim, now, &answer, Latitude::Alone).is_accept());
     }
 }

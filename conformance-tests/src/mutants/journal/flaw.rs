@@ -209,25 +209,26 @@ pub(super) fn migrate_unlocked(file: &mut File) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a line in two halves.
-pub(super) fn write_haltingly(file: &mut File, line: &[u8]) -> io::Result<()> {
+/// Writes a line in two halves, with a rest between them.
+pub(super) fn write_haltingly(file: &mut File, line: &[u8], rest: Duration) -> io::Result<()> {
     let (one, other) = line.split_at(line.len() / 2);
     file.write_all(one)?;
-    thread::sleep(GAP);
+    thread::sleep(rest);
     file.write_all(other)
 }
 
-/// Holds a lock that is a file.
+/// Holds a lock that is a file, for most of the time in which there is something to do.
 pub(super) fn locked_by_file<T>(path: &Path, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let since = Instant::now();
     while OpenOptions::new().write(true).create_new(true).open(path).is_err() {
-        if since.elapsed() > Duration::from_secs(1) {
+        if since.elapsed() > GAP * 4 {
             return Err(Error::new(ErrorKind::Contention, "somebody else is at work")
                 .with_effect(Effect::None));
         }
         thread::sleep(Duration::from_micros(300));
     }
     let done = work();
+    thread::sleep(GAP / 4);
     // An error says that it has gone already.
     let _ = fs::remove_file(path);
     done

@@ -21,6 +21,7 @@ mod repeats;
 mod schedules;
 mod selections;
 mod settles;
+mod sizes;
 mod supersedes;
 mod writes;
 
@@ -33,7 +34,7 @@ use super::{Mutant, raw};
 
 /// The mutants of all themes.
 pub(super) fn mutants() -> Vec<Mutant> {
-    let themes: [&[Mutant]; 19] = [
+    let themes: [&[Mutant]; 20] = [
         bulk::MUTANTS,
         claims::MUTANTS,
         due::MUTANTS,
@@ -52,6 +53,7 @@ pub(super) fn mutants() -> Vec<Mutant> {
         repeats::MUTANTS,
         selections::MUTANTS,
         settles::MUTANTS,
+        sizes::MUTANTS,
         writes::MUTANTS,
     ];
     themes.concat()

@@ -1,8 +1,12 @@
 //! Claims whose answer was lost and that are asked again.
 
-use std::num::NonZeroU32;
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+};
 
-use queue_core::{ClaimRequest, Claimed, Job, Order, State, Timestamp, spec::World};
+use queue_core::{ClaimRequest, Claimed, Job, Order, State, Timestamp, Uuid, spec::World};
 
 use super::{
     super::{Flaw, Mutant},
@@ -23,7 +27,7 @@ fn again(spoil: fn(&mut World, &ClaimRequest, Timestamp, &mut Vec<Job>)) -> Flaw
     })
 }
 
-// All but the last two break: "A repeat with the same token answers the jobs of the first call that are
+// Those that have no sentence of their own break: "A repeat with the same token answers the jobs of the first call that are
 // still held under it, if any is."
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
@@ -164,4 +168,74 @@ pub(super) const MUTANTS: &[Mutant] = &[
             })
         },
     ),
+    // "Never later than the earliest instant at which the request could return a job that this answer did not, and never
+    // later than the earliest end of a lease."
+    Mutant::new(
+        "repeat-says-that-there-is-no-more",
+        "a repeated claim never says when there may be more",
+        &["CLM-24"],
+        || saying(|_, _| None),
+    ),
+    Mutant::new(
+        "repeat-waits-for-its-own-leases",
+        "a repeated claim says to come again when the first of its own leases is over",
+        &["CLM-24"],
+        || saying(|_, repeated| repeated.iter().filter_map(|job| job.lease_until).min()),
+    ),
+    Mutant::new(
+        "repeat-waits-for-any-lease",
+        "a repeated claim says to come again when the first lease is over, whatever waits",
+        &["CLM-24"],
+        || {
+            saying(|world, _| {
+                let leases = world.jobs().filter_map(|job| job.row.control.lease_until);
+                leases.min()
+            })
+        },
+    ),
+    Mutant::new(
+        "repeat-says-when-as-the-first-time",
+        "a repeated claim says the instant that the first answer said",
+        &["CLM-24"],
+        || {
+            let said: Mutex<HashMap<Uuid, Option<Timestamp>>> = Mutex::default();
+            Flaw::none().claim(move |world, request, now| {
+                let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                let is_repeat = world.repeated_claim(request, now).is_some();
+                let mut claimed = world.claim(request, now)?;
+                let first = said.get(&request.token).copied().filter(|_| is_repeat);
+                claimed.next_due = first.unwrap_or(claimed.next_due);
+                said.insert(request.token, claimed.next_due);
+                Ok(claimed)
+            })
+        },
+    ),
+    // "`None` when `limit` jobs came back"
+    Mutant::new(
+        "full-repeat-says-now",
+        "a repeated claim that holds all that it may says that there is more now",
+        &["CLM-24"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let is_repeat = world.repeated_claim(request, now).is_some();
+                let mut claimed = world.claim(request, now)?;
+                claimed.next_due = if is_repeat { Some(now) } else { claimed.next_due };
+                Ok(claimed)
+            })
+        },
+    ),
 ];
+
+/// A repeated claim that says another instant when it holds fewer jobs than it may.
+fn saying(when: fn(&World, &[Job]) -> Option<Timestamp>) -> Flaw {
+    Flaw::none().claim(move |world, request, now| {
+        request.check()?;
+        match world.repeated_claim(request, now) {
+            Some(mut repeated) if repeated.jobs.len() < request.limit.get() as usize => {
+                repeated.next_due = when(world, &repeated.jobs);
+                Ok(repeated)
+            }
+            _ => world.claim(request, now),
+        }
+    })
+}

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use queue_core::{
-    BulkChange, Guard, Job, JobFilter, JobPatch, JobStoreExt, LogRead, Order, Outcome, State, When,
+    BulkChange, ClaimRequest, Guard, Job, JobFilter, JobPatch, JobStoreExt, LogRead, Order,
+    Outcome, State, Timestamp, When,
 };
 
 use super::super::scene::{
-    brief, cancel, edit, entry, ids, job, new_ids, plain_jobs, put_all, queue, release, settle,
-    update, wanted_from, wanted_ids,
+    LEASE, another, brief, cancel, complete, edit, entry, ids, job, n, new_ids, plain_jobs, put,
+    put_all, queue, release, settle, take_for, update, wanted_from, wanted_ids,
 };
 use crate::{Case, Checked, Stop, check, check_eq};
 
@@ -85,5 +86,88 @@ pub(super) async fn a_spent_token_claims_afresh(case: &Case<'_>) -> Checked {
     }
     let Some(job) = anew.first() else { return Err(Stop::fail("a claim took nothing")) };
     check!(job.log.is_empty(), "an append under a stale fence was made");
+    Ok(())
+}
+
+/// That a repeat answers so many jobs and says to come again at this instant, or sooner.
+async fn check_repeat(
+    case: &Case<'_>,
+    request: &ClaimRequest,
+    held: usize,
+    latest: Timestamp,
+    why: &str,
+) -> Checked {
+    let claimed = case.store().claim(request).await?;
+    check_eq!(claimed.jobs.len(), held, "{why}: the jobs of a repeat");
+    // A clock that runs may have passed the instant: then "now" is in time.
+    let latest = latest.max(case.now().await?);
+    check!(
+        claimed.next_due.is_some_and(|due| due <= latest),
+        "{why}: next_due of a repeat should be {latest} at the latest, but is {:?}",
+        claimed.next_due
+    );
+    Ok(())
+}
+
+/// A repeat need not look for more: it may say "now" in vain. But it must not say "later" where there is something now, nor
+/// "never", nor "now" when it has all that it may.
+pub(super) async fn repeats_say_when_there_is_more(case: &Case<'_>) -> Checked {
+    let store = case.store();
+    let jobs = plain_jobs(2);
+    put_all(store, &jobs).await?;
+    let mut request = wanted_from(&["default"], 2)?;
+    let first = store.claim(&request).await?;
+    check_eq!((first.jobs.len(), first.next_due), (2, None), "a claim that took all that it may");
+    let again = store.claim(&request).await?;
+    check_eq!((again.jobs.len(), again.next_due), (2, None), "the repeat of a full claim");
+    let end = |job: &Job| job.lease_until.ok_or_else(|| Stop::fail("a held job has no lease"));
+    let (over, ended) = (end(&first.jobs[1])?, &first.jobs[0]);
+    settle(store, ended, complete()).await?;
+    check_repeat(case, &request, 1, over, "its own lease").await?;
+
+    // More than it may have taken, so that it was never full.
+    request = another(&request);
+    request.limit = n(3);
+    let own = job("own");
+    put(store, &own).await?;
+    let first = store.claim(&request).await?;
+    check_eq!(ids(&first.jobs), vec![own.id], "a claim that took fewer than it may");
+    check_repeat(case, &request, 1, over, "leases alone").await?;
+    let soon = case.now().await?.plus(LEASE / 3);
+    let mut later = job("later");
+    later.when = When::At(soon);
+    put(store, &later).await?;
+    check_repeat(case, &request, 1, soon, "a job that is due before any lease is over").await?;
+    let mut theirs = job("theirs");
+    theirs.queue = queue("theirs")?;
+    put(store, &theirs).await?;
+    let theirs = end(&take_for(store, theirs.id, LEASE / 6).await?)?;
+    check_repeat(case, &request, 1, theirs, "the lease of another's job, which is over first")
+        .await?;
+    let due = put(store, &job("due")).await?;
+    let now = case.now().await?;
+    check_repeat(case, &request, 1, now, "a job that came after the first answer").await?;
+    cancel(store, due, "out of the way").await?;
+    if case.is_clocked() {
+        case.clock()?.set(theirs);
+        check_repeat(case, &request, 1, theirs, "a lease that is over and wants reaping").await?;
+    }
+    // A repeat by another handle, of a claim of which one job is left.
+    put_all(store, &plain_jobs(2)).await?;
+    let both = another(&request);
+    let taken = store.claim(&both).await?.jobs;
+    check_eq!(taken.len(), 2, "jobs that another claim takes");
+    let given_back = &taken[0];
+    settle(store, given_back, release(When::Now)).await?;
+    let now = case.now().await?;
+    for handle in case.handles(2).await? {
+        let claimed = handle.claim(&both).await?;
+        check_eq!(ids(&claimed.jobs), vec![taken[1].id], "the repeat after one was given back");
+        check!(
+            claimed.next_due.is_some_and(|due| due <= now.max(given_back.run_at)),
+            "the job that was given back is to be had now ({now}), but next_due is {:?}",
+            claimed.next_due
+        );
+    }
     Ok(())
 }

@@ -103,12 +103,7 @@ async fn work_until_killed(
         });
     }
     pace.kill_at(calls, &life.process, rng).await;
-    let mut back = Vec::new();
-    while let Some(ended) = working.join_next().await {
-        back.push(ended??);
-    }
-    back.sort_by(|one, other| one.queue.cmp(&other.queue));
-    Ok(back)
+    all(working).await
 }
 
 /// Has everybody find what became of the calls that were lost. Answers how many were.
@@ -163,6 +158,7 @@ async fn acknowledged(case: &Case<'_>) -> Checked {
 /// How many calls the one that lives must make after the other has died.
 const AFTERWARDS: usize = 40;
 
+/// In every second round the one that lives is silent until the other is dead: whatever is held then, the dead one held.
 async fn unharmed(case: &Case<'_>) -> Checked {
     case.clock()?;
     let (site, survivor) = Site::durable(case).await?;
@@ -171,40 +167,26 @@ async fn unharmed(case: &Case<'_>) -> Checked {
     }
     let mut rng = case.rng();
     let mut living = cast(case, &site, &survivor, "living ")?;
-    let (kills, mut lost) = (case.times(3), 0);
+    let (kills, mut lost) = (case.times(4), 0);
     let mut acknowledged = 0;
     for round in 0..kills {
         let life = site.open().await?;
         let doomed = cast(case, &site, &life, &format!("doomed {round} "))?;
-        let (pace, death) = (Pace::default(), Pace::default());
-        let mut working = JoinSet::new();
-        for mut actor in living {
-            let (store, pace, death) = (survivor.store.clone(), pace.clone(), death.clone());
-            working.spawn(async move {
-                let mut left = AFTERWARDS;
-                let enough = || {
-                    left -= death.acknowledged().min(left);
-                    left == 0
-                };
-                let worked = actor.work(&store, &pace, enough).await;
-                (worked, actor)
-            });
-        }
         let calls = 1 + rng.below(60);
+        let death = Pace::default();
+        let (now, later) = match round.is_multiple_of(2) {
+            true => (Vec::new(), living),
+            false => (living, Vec::new()),
+        };
+        let mut working = live_on(&survivor, now, &death);
         let doomed = work_until_killed(&life, doomed, calls, &mut rng).await;
         death.acknowledge();
-        let mut back = Vec::new();
-        while let Some(ended) = working.join_next().await {
-            let (worked, actor) = ended?;
-            check!(
-                worked? == Called::Answered,
-                "a process lost a call when another one was killed"
-            );
-            back.push(actor);
+        if !later.is_empty() {
+            working = live_on(&survivor, later, &death);
         }
-        living = back;
-        // The one that lives sees what the dead one had acknowledged.
+        living = all(working).await?;
         let mut doomed = doomed?;
+        // The one that lives sees what the dead one had acknowledged.
         if survivor.capabilities().reach == queue_core::Reach::Network {
             drop(site.reopen().await?);
         }
@@ -217,6 +199,34 @@ async fn unharmed(case: &Case<'_>) -> Checked {
         "{kills} kills, {acknowledged} operations acknowledged by the dead, {lost} lost; {others} by the living"
     ));
     Ok(())
+}
+
+/// Has the actors work until each has made so many calls after the death of the others.
+fn live_on(survivor: &Life, living: Vec<Actor>, death: &Pace) -> JoinSet<Checked<Actor>> {
+    let (pace, mut working) = (Pace::default(), JoinSet::new());
+    for mut actor in living {
+        let (store, pace, death) = (survivor.store.clone(), pace.clone(), death.clone());
+        working.spawn(async move {
+            let mut left = AFTERWARDS;
+            let enough = || {
+                left -= death.acknowledged().min(left);
+                left == 0
+            };
+            let worked = actor.work(&store, &pace, enough).await?;
+            check!(worked == Called::Answered, "a process lost a call when another one was killed");
+            Ok(actor)
+        });
+    }
+    working
+}
+
+async fn all(mut working: JoinSet<Checked<Actor>>) -> Checked<Vec<Actor>> {
+    let mut back = Vec::new();
+    while let Some(ended) = working.join_next().await {
+        back.push(ended??);
+    }
+    back.sort_by(|one, other| one.queue.cmp(&other.queue));
+    Ok(back)
 }
 
 async fn cut_short(case: &Case<'_>) -> Checked {

@@ -1,7 +1,7 @@
 //! What the workers of a storm were told.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +18,9 @@ use crate::{Checked, Fault, check, check_eq};
 
 pub(super) const PREFIX: &str = "storm/";
 
+/// How many kinds of call a worker makes.
+const KINDS: usize = 10;
+
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) operations: usize,
@@ -31,6 +34,8 @@ pub(super) struct Counts {
 #[derive(Debug, Default)]
 pub(super) struct Told {
     counts: Counts,
+    /// The kinds of call that were made while the fault was there.
+    met: BTreeSet<&'static str>,
     pub(super) inserted: HashSet<JobId>,
     pub(super) held: HashMap<JobId, Fence>,
     pub(super) ends: HashMap<JobId, State>,
@@ -67,6 +72,21 @@ impl Ledger {
 
     pub(super) fn count(&self, count: impl FnOnce(&mut Counts)) {
         count(&mut self.told().counts);
+    }
+
+    /// A call of this kind is made.
+    pub(super) fn call(&self, what: &'static str) {
+        let is_mended = self.is_mended();
+        let mut told = self.told();
+        told.counts.operations += 1;
+        if !is_mended {
+            told.met.insert(what);
+        }
+    }
+
+    /// Whether the fault was there for every kind of call.
+    pub(super) fn has_met_all(&self) -> bool {
+        self.told().met.len() >= KINDS
     }
 
     /// Whether the fault is over, and errors must end.

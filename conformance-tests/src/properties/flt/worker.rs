@@ -26,6 +26,9 @@ const RECOVERY: Duration = Duration::from_secs(2);
 /// How much longer than its patience a store may take before it counts as hanging.
 const GRACE: Duration = Duration::from_secs(4);
 
+/// A worker rests before every so manieth call: what follows the storm is to take less time than the storm.
+const REST: usize = 6;
+
 /// How many jobs a worker holds while it begins others.
 const AT_HAND: usize = 2;
 
@@ -92,8 +95,6 @@ impl Worker {
             2 => self.prioritize().await?,
             _ => self.look().await?,
         }
-        // What follows the storm is to take less time than the storm.
-        tokio::time::sleep(Duration::from_millis(1)).await;
         Ok(())
     }
 
@@ -108,7 +109,7 @@ impl Worker {
     /// Repeats a call until it is answered; or gives it up, some of the time, where that may be.
     async fn insist<T, F>(
         &mut self,
-        what: &str,
+        what: &'static str,
         may_give_up: bool,
         mut unknown: impl FnMut(),
         call: impl Fn(Store) -> F,
@@ -117,8 +118,12 @@ impl Worker {
         F: Future<Output = Result<T>>,
     {
         let (mut is_repeat, mut stale, mut since) = (false, 0, None);
+        // Before any of its calls: all rest most of the time, and a fault that comes then meets what follows.
+        if self.rng.below(REST) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         loop {
-            self.ledger.count(|counts| counts.operations += 1);
+            self.ledger.call(what);
             let was_mended = self.ledger.is_mended();
             let Ok(answered) = tokio::time::timeout(self.limit, call(self.store.clone())).await
             else {
@@ -241,7 +246,7 @@ impl Worker {
     /// effect was given back by it.
     async fn change(
         &mut self,
-        what: &str,
+        what: &'static str,
         update: JobUpdate,
         may_give_up: bool,
     ) -> Checked<Option<Outcome>> {
