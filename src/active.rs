@@ -1,15 +1,21 @@
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use queue_core::{
-    Fence, Job, JobId, JobPatch, JobUpdate, Keep, NewEntry, Outcome, Progress, Result, Timestamp,
-    Transition,
+    EntryKind, Fence, Guard, Job, JobId, JobPatch, JobUpdate, Keep, NewEntry, Outcome, Payload,
+    Progress, Result, Timestamp, Transition,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::committer::{Committed, Committer};
+use crate::{
+    committer::{Committed, Committer},
+    time::StoreClock,
+};
 
 /// A job that this worker holds.
 #[derive(Debug)]
@@ -19,6 +25,8 @@ pub(crate) struct Active {
     pub(crate) attempt: u32,
     /// Its place in the queue.
     pub(crate) run_at: Timestamp,
+    /// The store's clock.
+    pub(crate) clock: StoreClock,
     keep: Keep,
     /// Tells the handler to stop: cancelled, lost, or shutting down.
     pub(crate) token: CancellationToken,
@@ -26,6 +34,8 @@ pub(crate) struct Active {
     pub(crate) lost: CancellationToken,
     /// The worker is stopping and gives the job back.
     pub(crate) stop: CancellationToken,
+    /// The end of the run was written: what is said of the job now, nobody's fence guards.
+    settled: AtomicBool,
     notes: Mutex<Notes>,
 }
 
@@ -45,16 +55,18 @@ const LOST_GRACE: Duration = Duration::from_secs(5);
 
 impl Active {
     /// `stop` is cancelled when whoever claimed the job stops.
-    pub(crate) fn new(job: &Job, stop: CancellationToken) -> Self {
+    pub(crate) fn new(job: &Job, clock: StoreClock, stop: CancellationToken) -> Self {
         Active {
             id: job.id,
             fence: job.fence,
             attempt: job.attempt,
             run_at: job.run_at,
+            clock,
             keep: job.keep,
             token: stop.child_token(),
             lost: CancellationToken::new(),
             stop,
+            settled: AtomicBool::new(false),
             notes: Mutex::new(Notes {
                 cancel: job.cancel.as_ref().map(|cancel| cancel.reason.clone()),
                 ..Notes::default()
@@ -116,6 +128,27 @@ impl Active {
     /// Puts an entry aside, to ride with the job's next writes.
     pub(crate) fn append_later(&self, entry: NewEntry) {
         self.notes().entries.push(entry);
+    }
+
+    /// Notes that the end of the run was written. The job may have a new holder from now on.
+    pub(crate) fn note_settled(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+
+    /// Appends a line to the job's log. After the end of the run it is written as anybody may write one; `Lost` then says that
+    /// the job is not there any more.
+    pub(crate) async fn append_line(&self, committer: &Committer, line: &str) -> Result<Written> {
+        let entry = NewEntry::new(EntryKind::Line, Payload::from_value(line)?);
+        let patch = JobPatch::append([entry]);
+        if !self.settled.load(Ordering::Acquire) {
+            return self.write(committer, patch).await;
+        }
+        let update = JobUpdate::new(self.id, Guard::None, patch);
+        Ok(match committer.commit(update).await?.outcome {
+            Outcome::Applied(_) | Outcome::Repeated(_) => Written::Saved,
+            Outcome::TooLarge { limit } => Written::TooLarge(limit),
+            _ => Written::Lost,
+        })
     }
 
     /// Writes to the job, together with what was put aside, and takes note of what comes back.

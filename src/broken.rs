@@ -29,6 +29,84 @@ macro_rules! switches {
 switches! {
     RetriesForEver: "22", "retries::memory::e2_only_the_failing_step_is_repeated_as_often_as_its_task_says",
         "A step whose retries are used up is tried again.";
+    EmptyNames: "3", "errors::memory::no_name_or_message_is_ever_empty",
+        "An error whose maker gave it no name or message is stored without.";
+    OneBadJobRejectsTheRun: "1", "unknown::memory::e8_an_unknown_kind_fails_alone_where_the_worker_says_so",
+        "A pass fails as a whole when one of its jobs cannot be run.";
+    LimitZeroIsUnlimited: "9", "passes::memory::a_limit_of_zero_is_refused",
+        "A pass with the limit 0 takes everything.";
+    UnstartedClaimsAreStranded: "12", "hardening::memory::a_pass_that_is_dropped_gives_back_what_it_did_not_start",
+        "A job that was claimed and not started is left to its lease.";
+    ClaimsBeyondFreeSlots: "12", "bounds::memory::a_worker_claims_no_more_jobs_than_it_has_free_slots",
+        "A worker claims as many jobs as it has slots, free or not.";
+    BufferDisablesRenewal: "18", "leases::memory::a_lease_that_cannot_be_kept_is_refused",
+        "A renewal interval beyond the lease is taken as it is.";
+    CeilingIsIgnored: "21", "retries::memory::a_workflow_ceiling_bounds_tasks_that_ask_for_more",
+        "A workflow's retries do not bound its tasks.";
+    UnrestoredIsUnbounded: "22", "restoring::memory::a_step_whose_restoring_is_off_is_bounded_by_its_retries",
+        "A step whose restoring is off forgets how often it failed.";
+    FirstRetryIsDoubled: "23", "backoff::memory_by_the_clock::the_first_retry_waits_exactly_the_delay_and_later_ones_twice_as_long",
+        "The wait before the first retry is doubled already.";
+    JitterExceedsTheCap: "23", "backoff::memory_by_the_clock::jitter_is_the_same_for_one_failure_and_bounded_by_the_cap",
+        "Jitter lengthens the capped wait.";
+    EarliestRetryWins: "23", "backoff::memory_by_the_clock::of_several_failed_steps_the_latest_date_wins",
+        "Of several failed steps the earliest date counts.";
+    ErrorIsLoggedTwice: "24", "errors::memory::a_failed_step_is_logged_once_and_written_once",
+        "A failed step is logged as itself and once more as the attempt.";
+    ErrorIsWrittenTwice: "24", "errors::memory::a_failed_step_is_logged_once_and_written_once",
+        "A failed step is written by itself, and then the release.";
+    StepsAreNotRestored: "25", "restoring::memory::a_step_whose_restoring_is_off_runs_in_each_run",
+        "A completed step runs again in each run.";
+    RetryIsShownToTheBody: "25", "combining::memory::a_failure_that_will_be_retried_is_not_shown_to_the_body",
+        "A failure that will be retried is returned to the body.";
+    ReleasedWhileSiblingsRun: "28", "steps::memory::siblings_of_a_failing_step_settle_and_are_not_run_again",
+        "The job is given back as soon as one step has failed.";
+    FinalFailureDropsSiblings: "28", "steps::memory::siblings_of_a_step_that_fails_for_good_settle_before_the_body_sees_it",
+        "A final failure is shown while siblings run.";
+    LaterFailureUncompletes: "30", "restoring::memory::failures_after_a_success_count_and_do_not_uncomplete",
+        "A step that fails after it has completed is not complete.";
+    CallbackErrorLosesTheRun: "33", "callbacks::memory::what_goes_wrong_in_a_callback_is_logged_and_changes_nothing",
+        "An error of a callback is one of the run.";
+    CallbackBeforeTheRecord: "33", "callbacks::memory::a_success_is_told_after_it_is_recorded",
+        "A success is told before it is recorded.";
+    OnlyTheLastFailureIsTold: "33", "callbacks::memory::each_failed_attempt_is_told_and_whether_it_was_the_last",
+        "A failed attempt that is to be retried is not told.";
+    CancelLetsStepsStart: "36", "cancelling::memory::e15_a_job_cancelled_by_id_stops_after_the_running_step",
+        "Steps start although the job is to be cancelled.";
+    ParentIsForgotten: "29", "steps::memory::nested_steps_carry_their_parent_and_finished_children_are_restored",
+        "A nested step is logged as if it stood alone.";
+    KeysMayRepeat: "26", "unknown::memory::a_step_used_twice_is_an_error_that_names_it",
+        "Two steps of one run share a key, and an output.";
+    StepIdsAreNotChecked: "3", "errors::memory::a_step_id_that_cannot_be_stored_is_refused_with_the_reason",
+        "A step may have an empty name.";
+    BodyErrorIsNotLogged: "24", "errors::memory::an_error_of_the_body_names_no_step",
+        "An attempt that failed outside any step leaves nothing in the log.";
+    CallbacksAreNotChecked: "33", "callbacks::memory::a_callback_that_cannot_be_called_is_refused_when_the_worker_is_built",
+        "A callback without a handler is never called.";
+    CancelFromInsideFails: "36", "cancelling::memory::a_task_cancels_its_job_from_inside",
+        "A task that cancels its job has failed.";
+    SleepHoldsItsSlot: "D18", "sleeping::memory_by_the_clock::a_sleeping_job_holds_no_lane",
+        "A job is held while it sleeps.";
+    SleepEndsInAnotherRun: "D18", "sleeping::memory_by_the_clock::a_sleep_beside_a_running_step_ends_in_the_same_run",
+        "A sleep beside a running step ends only when the step has ended.";
+    SleepsAreWrittenAtOnce: "D18", "sleeping::memory_by_the_clock::a_sleep_that_is_over_when_it_begins_costs_nothing",
+        "The end of each sleep is a write of its own.";
+    DroppedSleepsWake: "D18", "sleeping::memory_by_the_clock::a_step_within_its_time_limit_does_not_wait_for_it",
+        "A sleep that was dropped wakes the job.";
+    StopWaitsForSleeps: "13", "sleeping::memory_by_the_clock::a_stopped_worker_gives_back_at_once_what_had_more_to_do_than_sleep",
+        "A job that is stopped beside a sleep is given back for its end.";
+    SleepBeginsAnew: "D18", "sleeping::memory_by_the_clock::the_end_of_a_sleep_stands_over_crashes_and_other_workers",
+        "A sleep begins anew in each run.";
+    LooksGrowTheLog: "D18", "sleeping::memory_by_the_clock::waking_a_sleeping_job_early_only_makes_it_look",
+        "Each look at a sleep is logged.";
+    SleepUsesAnAttempt: "D18", "sleeping::memory_by_the_clock::a_sleep_gives_the_job_back_and_uses_no_attempt",
+        "A sleep is a retry.";
+    LastSleepWakes: "D18", "sleeping::memory_by_the_clock::of_several_sleeps_the_first_wakes_the_job",
+        "Of several sleeps the last one wakes the job.";
+    SleepIsRecordedAtTheRelease: "D18", "sleeping::memory_by_the_clock::a_sleep_that_began_beside_a_running_step_survives_its_worker",
+        "The beginning of a sleep is recorded only when the job is given back.";
+    SleepPutsOffRetries: "D18", "sleeping::memory_by_the_clock::a_retry_is_not_put_off_by_a_longer_sleep",
+        "A job that sleeps and is to be retried waits for the later of both.";
 }
 
 /// What is known of a switch.

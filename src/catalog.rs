@@ -7,7 +7,10 @@ use std::{
 
 use queue_core::name::check_name;
 
-use crate::{BuildError, DynTask, DynWorkflow, TaskOptions};
+use crate::{
+    BuildError, DynTask, DynWorkflow, TaskOptions,
+    callback::{AnyCallback, Callbacks, On},
+};
 
 /// What a worker can run, by name.
 #[derive(Default)]
@@ -18,6 +21,7 @@ pub(crate) struct Catalog(BTreeMap<Cow<'static, str>, Registered>);
 pub(crate) struct Registered {
     pub(crate) run: Run,
     pub(crate) options: TaskOptions,
+    pub(crate) callbacks: Arc<Callbacks>,
 }
 
 #[derive(Clone)]
@@ -36,10 +40,25 @@ impl Catalog {
         match self.0.entry(Cow::Owned(name)) {
             Entry::Occupied(there) => Err(BuildError::Duplicate { name: there.key().to_string() }),
             Entry::Vacant(free) => {
-                free.insert(Registered { run, options });
+                free.insert(Registered { run, options, callbacks: Arc::default() });
                 Ok(())
             }
         }
+    }
+
+    /// Adds a callback of a task or workflow that is there.
+    pub(crate) fn add_callback(
+        &mut self,
+        name: &str,
+        on: On,
+        callback: Arc<dyn AnyCallback>,
+    ) -> Result<(), BuildError> {
+        let Some(there) = self.0.get_mut(name) else {
+            let missing = BuildError::CallbackWithoutHandler { name: name.to_owned() };
+            return if broken!(CallbacksAreNotChecked) { Ok(()) } else { Err(missing) };
+        };
+        Arc::make_mut(&mut there.callbacks).add(on, callback);
+        Ok(())
     }
 
     pub(crate) fn get(&self, name: &str) -> Option<&Registered> {

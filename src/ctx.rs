@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use queue_core::{EntryKind, Job, JobId, JobPatch, NewEntry, Payload, Progress, QueueName, Result};
+use queue_core::{Job, JobId, Progress, QueueName, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,6 +57,11 @@ impl About {
             max_bytes,
         }
     }
+
+    /// The store's clock.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.active.clock.now()
+    }
 }
 
 impl JobCtx {
@@ -66,6 +71,11 @@ impl JobCtx {
 
     pub(crate) fn states(&self) -> &States {
         &self.0.about.states
+    }
+
+    pub(crate) async fn append_line(&self, line: &str) -> Result<Written> {
+        let about = &self.0.about;
+        about.active.append_line(&about.committer, line).await
     }
 
     pub(crate) fn workflow(&self) -> Option<Wf> {
@@ -124,9 +134,7 @@ impl JobCtx {
     /// # Errors
     /// Trouble with the store. A job that was lost meanwhile is no error: its token has fired.
     pub async fn log(&self, line: impl Into<String>) -> Result<()> {
-        let entry = NewEntry::new(EntryKind::Line, Payload::from_value(&line.into())?);
-        let about = &self.0.about;
-        match about.active.write(&about.committer, JobPatch::append([entry])).await? {
+        match self.append_line(&line.into()).await? {
             Written::Saved | Written::Lost => Ok(()),
             Written::TooLarge(limit) => Err(queue_core::Error::new(
                 queue_core::ErrorKind::TooLarge,

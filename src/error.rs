@@ -47,7 +47,7 @@ impl TaskError {
 
     /// Cancels the job from inside. Final, and not counted as a failed attempt.
     pub fn cancel(reason: impl Into<String>) -> Self {
-        TaskError { fault: Fault::Cancel(reason.into()) }
+        TaskError { fault: Fault::Cancel(reasoned(reason.into())) }
     }
 
     /// A named failure that is final.
@@ -58,9 +58,31 @@ impl TaskError {
     /// What is stored of it.
     pub fn job_error(&self) -> JobError {
         match &self.fault {
-            Fault::Failed { error, .. } | Fault::Step(error) => error.cleaned(),
+            Fault::Failed { error, .. } | Fault::Step(error) => worded(error.cleaned()),
             Fault::Cancel(reason) => cancelled(reason).cleaned(),
         }
+    }
+}
+
+/// The error with a name and a message, whatever its maker left out.
+fn worded(mut error: JobError) -> JobError {
+    if broken!(EmptyNames) {
+        return error;
+    }
+    if error.name.trim().is_empty() {
+        "task-failed".clone_into(&mut error.name);
+    }
+    if error.message.trim().is_empty() {
+        "it failed without a message".clone_into(&mut error.message);
+    }
+    error
+}
+
+/// The reason for a cancellation, whatever its maker left out.
+fn reasoned(reason: String) -> String {
+    match reason.trim().is_empty() {
+        true => "cancelled without a reason".to_owned(),
+        false => reason,
     }
 }
 
@@ -121,6 +143,18 @@ pub enum BuildError {
     #[error("the handler of {name:?} takes a Wf and must be registered with .workflow(..)")]
     NotAWorkflow {
         /// The name of the task.
+        name: String,
+    },
+    /// A callback for a task or workflow that the worker does not run.
+    #[error("a callback is registered for {name:?}, which has no handler in this worker")]
+    CallbackWithoutHandler {
+        /// The name of the task or workflow.
+        name: String,
+    },
+    /// A callback asks for a workflow context.
+    #[error("a callback of {name:?} takes a Wf; a job that has ended runs no steps")]
+    WorkflowInCallback {
+        /// The name of the task or workflow.
         name: String,
     },
     /// The lease cannot be kept.

@@ -28,7 +28,7 @@ pub trait FromJob: Sized + Send {
 pub struct Registration<'a> {
     /// The name of its task or workflow.
     pub name: &'a str,
-    /// Whether it is the handler of a task or of a workflow.
+    /// Whether it is the handler of a task or of a workflow, or a callback.
     pub role: Role,
     /// What the worker was given.
     pub states: &'a States,
@@ -40,13 +40,16 @@ impl<'a> Registration<'a> {
     }
 }
 
-/// Whether a kind of job is a task or a workflow.
+/// What a function is registered as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Role {
     /// One step.
     Task,
     /// A function that calls steps.
     Workflow,
+    /// A callback of a task or workflow.
+    Callback,
 }
 
 /// A value that the worker was given with `.state(..)`; a clone of it.
@@ -84,6 +87,9 @@ impl FromJob for Wf {
         match registration.role {
             Role::Workflow => Ok(()),
             Role::Task => Err(BuildError::NotAWorkflow { name: registration.name.to_owned() }),
+            Role::Callback => {
+                Err(BuildError::WorkflowInCallback { name: registration.name.to_owned() })
+            }
         }
     }
 

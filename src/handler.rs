@@ -84,7 +84,7 @@ impl_handler!(A1, A2, A3, A4);
 impl_handler!(A1, A2, A3, A4, A5);
 impl_handler!(A1, A2, A3, A4, A5, A6);
 
-fn argument<A: FromJob>(ctx: &JobCtx) -> TaskResult<A> {
+pub(crate) fn argument<A: FromJob>(ctx: &JobCtx) -> TaskResult<A> {
     A::from_job(ctx).ok_or_else(|| {
         TaskError::fatal_named(
             "missing-argument",

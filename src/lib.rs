@@ -1,8 +1,11 @@
 #![doc = include_str!("lib.md")]
 
-mod active;
 #[macro_use]
 mod broken;
+
+mod active;
+mod backoff;
+mod callback;
 mod catalog;
 mod committer;
 mod ctx;
@@ -30,6 +33,8 @@ pub mod flow;
 #[cfg(feature = "program")]
 pub mod program;
 
+pub use backoff::{Backoff, Growth, Jitter};
+pub use callback::{Callback, DynCallback, Failure, Success, Told};
 pub use ctx::JobCtx;
 pub use enqueue::{Enqueue, EnqueueMany};
 pub use error::{BuildError, TaskError, TaskResult};
@@ -38,10 +43,11 @@ pub use handle::{JobHandle, OutputError};
 pub use handler::{DynTask, DynWorkflow, Handler};
 pub use queue::{Queue, connect, registry};
 pub use summary::{JobReport, JobResult, Summary};
-pub use task::{Backoff, Growth, Task, TaskOptions};
+pub use task::{Task, TaskOptions};
 pub use worker::{Pass, UnknownKinds, Worker, WorkerBuilder};
 pub use workflow::{
-    INLINE, InlineStep, StepEntry, StepState, StepStatus, TaskStep, Wf, step_statuses,
+    INLINE, InlineStep, Restore, RestoreRule, SLEEP, StepEntry, StepState, StepStatus, TaskStep,
+    Wf, step_statuses,
 };
 
 /// Derives [`Task`] for the type of a task's input.

@@ -1,17 +1,19 @@
 use std::sync::Arc;
 
 use futures::FutureExt;
-use queue_core::{EntryKind, Job, JobError, JobPatch, NewEntry, Transition, When};
+use queue_core::{EntryKind, Job, JobError, JobPatch, NewEntry, Payload, Transition, When};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    JobReport, JobResult, Queue, States,
+    JobCtx, JobReport, JobResult, Queue, States,
     active::{Active, Written},
+    callback::Call,
     catalog::{Catalog, Registered, Run},
     committer::{Committer, unstarted},
     ctx::About,
     keeper::Keeper,
-    workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow},
+    time::StoreClock,
+    workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow, unless_abandoned},
 };
 
 /// What all jobs of a worker share.
@@ -27,8 +29,63 @@ pub(crate) struct Bench {
 /// Runs a claimed job to the end of its attempt and writes how it ended.
 pub(crate) async fn run_job(bench: &Bench, job: Job, active: Arc<Active>) -> JobReport {
     let (id, kind) = (job.id, job.kind.to_string());
-    let ended = drive(bench, job, &active).await;
-    JobReport::new(id, kind, settle(bench, &active, ended).await)
+    let about = Arc::new(About::new(
+        &job,
+        active.clone(),
+        bench.committer.clone(),
+        bench.queue.clone(),
+        bench.states.clone(),
+    ));
+    let input = job.input.clone();
+    let mut ended = drive(bench, job, &about).await;
+    let steps = std::mem::take(&mut ended.calls);
+    if let (Ending::Complete(output), true) = (&ended.ending, broken!(CallbackBeforeTheRecord)) {
+        let result = JobResult::Succeeded { output: output.clone() };
+        call_back(bench, &about, &input, Vec::new(), &result).await;
+    }
+    let result = settle(bench, &active, ended).await;
+    call_back(bench, &about, &input, steps, &result).await;
+    JobReport::new(id, kind, result)
+}
+
+/// Tells of failed steps, and of how the job itself fared, now that it is recorded.
+async fn call_back(
+    bench: &Bench,
+    about: &Arc<About>,
+    input: &Payload,
+    steps: Vec<Call>,
+    result: &JobResult,
+) {
+    let outcome = match result {
+        JobResult::Succeeded { output } => Some(Ok(output.clone())),
+        JobResult::WillRetry { .. } if broken!(OnlyTheLastFailureIsTold) => None,
+        JobResult::WillRetry { error, .. } | JobResult::Failed { error } => {
+            Some(Err(error.clone()))
+        }
+        JobResult::Sleeping { .. } | JobResult::Released => None,
+        JobResult::Cancelled { .. } | JobResult::Lost => return,
+    };
+    let own = outcome.and_then(|outcome| {
+        let callbacks = &bench.catalog.get(&about.kind)?.callbacks;
+        let ctx = || JobCtx::new(about.clone(), None, None);
+        Call::new(callbacks, &about.kind, input, outcome, ctx)
+    });
+    let calls: Vec<Call> = steps.into_iter().chain(own).collect();
+    if calls.is_empty() {
+        return;
+    }
+    let active = &about.active;
+    // It is not ours any more: its lease is not to be renewed, and no lost one means anything.
+    bench.keeper.remove(active);
+    active.note_settled();
+    let tell = async {
+        for call in calls {
+            call.make().await;
+        }
+    };
+    if unless_abandoned(active, tell).await.is_none() {
+        tracing::warn!(job = %active.id, "a callback was broken off because the worker stops");
+    }
 }
 
 /// A job that was claimed: its lease is renewed until this is dropped. One that was never started is
@@ -42,7 +99,8 @@ pub(crate) struct Taken {
 impl Taken {
     /// `stop` is cancelled when whoever claimed the job stops.
     pub(crate) fn new(bench: Arc<Bench>, job: Job, stop: CancellationToken) -> Self {
-        let active = Arc::new(Active::new(&job, stop));
+        let clock = StoreClock::of_claim(bench.queue.io(), &job);
+        let active = Arc::new(Active::new(&job, clock, stop));
         bench.keeper.add(active.clone());
         Taken { bench, active, job: Some(job) }
     }
@@ -67,13 +125,16 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         self.bench.keeper.remove(&self.active);
-        if let Some(job) = &self.job {
+        if let Some(job) = &self.job
+            && !broken!(UnstartedClaimsAreStranded)
+        {
             self.bench.committer.commit_unheard(unstarted(job));
         }
     }
 }
 
-async fn drive(bench: &Bench, job: Job, active: &Arc<Active>) -> Ended {
+async fn drive(bench: &Bench, job: Job, about: &Arc<About>) -> Ended {
+    let active = &about.active;
     // A job may have waited for its turn, and its heartbeats told what happened meanwhile.
     if active.lost.is_cancelled() {
         return Ending::Lost.into();
@@ -81,16 +142,10 @@ async fn drive(bench: &Bench, job: Job, active: &Arc<Active>) -> Ended {
     if let Some(reason) = active.cancel_reason() {
         return Ending::Cancel(reason).into();
     }
-    let Some(Registered { run, options }) = bench.catalog.get(&job.kind).cloned() else {
+    let Some(Registered { run, options, .. }) = bench.catalog.get(&job.kind).cloned() else {
         return Ending::Fail(unknown(&job, &bench.catalog)).into();
     };
-    let about = Arc::new(About::new(
-        &job,
-        active.clone(),
-        bench.committer.clone(),
-        bench.queue.clone(),
-        bench.states.clone(),
-    ));
+    let about = about.clone();
     let history = History::read(&job.log);
     match run {
         Run::Task(task) => drive_task(task, &options, about, &history, job.input).await,
@@ -116,7 +171,7 @@ fn unknown(job: &Job, catalog: &Catalog) -> JobError {
 }
 
 async fn settle(bench: &Bench, active: &Active, ended: Ended) -> JobResult {
-    let Ended { ending, step } = ended;
+    let Ended { ending, step, .. } = ended;
     let (transition, result) = match ending {
         Ending::Complete(output) => {
             (Transition::Complete { output: Some(output.clone()) }, JobResult::Succeeded { output })
@@ -130,6 +185,13 @@ async fn settle(bench: &Bench, active: &Active, ended: Ended) -> JobResult {
         }
         Ending::Cancel(reason) => {
             (Transition::Cancel { reason: reason.clone() }, JobResult::Cancelled { reason })
+        }
+        Ending::Sleep(until) if broken!(SleepUsesAnAttempt) => {
+            let error = JobError::new("sleep", "it sleeps").to_payload();
+            (Transition::Retry { when: When::At(until), error }, JobResult::Sleeping { until })
+        }
+        Ending::Sleep(until) => {
+            (Transition::Release { when: When::At(until) }, JobResult::Sleeping { until })
         }
         // Back to its place in the queue.
         Ending::Release => {
@@ -147,19 +209,22 @@ async fn settle(bench: &Bench, active: &Active, ended: Ended) -> JobResult {
 /// The entry for an attempt that ended badly outside any step: a failed step is logged as itself.
 fn attempt_entry(result: &JobResult) -> Option<NewEntry> {
     let error = match result {
+        _ if broken!(BodyErrorIsNotLogged) => return None,
         JobResult::WillRetry { error, .. } | JobResult::Failed { error } => error,
         _ => return None,
     };
-    error.step.is_none().then(|| NewEntry::new(EntryKind::Attempt, error.to_payload()))
+    (error.step.is_none() || broken!(ErrorIsLoggedTwice))
+        .then(|| NewEntry::new(EntryKind::Attempt, error.to_payload()))
 }
 
 async fn write(bench: &Bench, active: &Active, patch: JobPatch, result: JobResult) -> JobResult {
     match active.write(&bench.committer, patch).await {
         Ok(Written::Saved) => match (&result, active.cancel_reason()) {
             // The store turned the retry into the end that was asked for meanwhile.
-            (JobResult::WillRetry { .. } | JobResult::Released, Some(reason)) => {
-                JobResult::Cancelled { reason }
-            }
+            (
+                JobResult::WillRetry { .. } | JobResult::Sleeping { .. } | JobResult::Released,
+                Some(reason),
+            ) => JobResult::Cancelled { reason },
             _ => result,
         },
         Ok(Written::Lost) => JobResult::Lost,

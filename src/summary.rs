@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use queue_core::{JobError, JobId, Payload};
+use queue_core::{JobError, JobId, Payload, Timestamp};
 
 /// What a pass did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,7 +54,8 @@ impl JobReport {
 
     /// Whether the job waits to be run again.
     pub(crate) const fn is_due_again(&self) -> bool {
-        matches!(self.result, JobResult::WillRetry { .. } | JobResult::Released)
+        use JobResult::{Released, Sleeping, WillRetry};
+        matches!(self.result, WillRetry { .. } | Sleeping { .. } | Released)
     }
 }
 
@@ -83,6 +84,11 @@ pub enum JobResult {
     Cancelled {
         /// Why.
         reason: String,
+    },
+    /// The workflow sleeps, and nothing else is to be done.
+    Sleeping {
+        /// When it goes on, by the store's clock; sooner if it is woken.
+        until: Timestamp,
     },
     /// The worker stopped and gave the job back.
     Released,

@@ -1,7 +1,7 @@
-use std::time::Duration;
-
 use queue_core::{Lane, QueueName, Unique};
 use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{Backoff, Restore};
 
 /// A kind of job: its name, its input (the type itself) and its output.
 ///
@@ -22,6 +22,31 @@ use serde::{Serialize, de::DeserializeOwned};
 /// ```
 ///
 /// `name` is required and must not change while jobs of it are stored; `output` is `()` when it is not said.
+///
+/// How failures are repeated, and whether a completed step of it is restored, can be said there too;
+/// durations have a unit (`ms`, `s`, `m`, `h` or `d`):
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize, queue::Task)]
+/// #[task(name = "look-up", output = u32, retries = 5)]
+/// #[task(backoff(exponential = "30s", cap = "1h", jitter = "equal"), restore = LookUp::is_same)]
+/// struct LookUp {
+///     city: String,
+/// }
+///
+/// impl LookUp {
+///     /// What was stored for another city is not used.
+///     fn is_same(&self, past: &queue::StepStatus) -> bool {
+///         let before = past.input.as_ref().and_then(|input| input.to::<LookUp>().ok());
+///         before.is_some_and(|before| before.city == self.city)
+///     }
+/// }
+/// ```
+///
+/// `backoff` takes `fixed = ".."` or `exponential = ".."`, and with it `cap = ".."` and `jitter = ".."` (`full` or
+/// `equal`), see [`Backoff`]; `restore` takes `true`, `false` or a function, see [`Restore`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a task",
     note = "derive it: `#[derive(Serialize, Deserialize, queue::Task)] #[task(name = \"...\", output = ...)]`"
@@ -59,8 +84,12 @@ pub struct TaskOptions {
     /// job, whatever its tasks say, and the budget of tasks that say nothing. `None`: not said,
     /// which for a task is the workflow's setting, else 0.
     pub retries: Option<u32>,
-    /// How long to wait before a retry.
+    /// How long to wait before a retry. For a task: by the failures of the step; for a workflow: by
+    /// those of the job. When both say something, the later date counts.
     pub backoff: Backoff,
+    /// Whether a completed step of it is restored. For a workflow: the same for its steps that say nothing. `None`: not
+    /// said, which is to restore.
+    pub restore: Option<Restore>,
 }
 
 impl TaskOptions {
@@ -89,74 +118,11 @@ impl TaskOptions {
         self.backoff = backoff;
         self
     }
-}
 
-/// How long to wait before a retry. The default is not to wait.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub struct Backoff {
-    /// The wait before the first retry.
-    pub delay: Duration,
-    /// How the wait grows.
-    pub growth: Growth,
-    /// The longest wait.
-    pub cap: Option<Duration>,
-}
-
-/// How the wait before a retry grows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Growth {
-    /// It stays the same.
-    #[default]
-    Fixed,
-    /// It doubles with every failure.
-    Exponential,
-}
-
-impl Backoff {
-    /// The same wait before every retry.
-    pub const fn fixed(delay: Duration) -> Self {
-        Backoff { delay, growth: Growth::Fixed, cap: None }
-    }
-
-    /// A wait that doubles with every failure.
-    pub const fn exponential(delay: Duration) -> Self {
-        Backoff { delay, growth: Growth::Exponential, cap: None }
-    }
-
-    /// Never longer than this.
+    /// With this answer to whether a completed step is restored.
     #[must_use]
-    pub const fn capped(mut self, cap: Duration) -> Self {
-        self.cap = Some(cap);
+    pub fn restore(mut self, restore: Restore) -> Self {
+        self.restore = Some(restore);
         self
-    }
-
-    /// The wait after so many failures in all, the latest included: `delay * 2^(failures - 1)` when
-    /// it grows, so the first retry waits exactly `delay`.
-    pub fn after(&self, failures: u32) -> Duration {
-        let wait = match self.growth {
-            Growth::Fixed => self.delay,
-            Growth::Exponential => {
-                let doublings = failures.saturating_sub(1);
-                let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
-                self.delay.saturating_mul(factor)
-            }
-        };
-        self.cap.map_or(wait, |cap| wait.min(cap))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_retry_waits_exactly_the_delay_and_later_ones_twice_as_long() {
-        let second = Duration::from_secs(1);
-        let backoff = Backoff::exponential(second).capped(5 * second);
-        let waits: Vec<_> = (1..=5).map(|failures| backoff.after(failures).as_secs()).collect();
-        assert_eq!(waits, [1, 2, 4, 5, 5]);
-        assert_eq!(Backoff::exponential(second).after(u32::MAX), second * u32::MAX);
-        assert_eq!(Backoff::fixed(second).after(9), second);
     }
 }

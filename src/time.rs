@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use queue_core::{Clock, Result, Timestamp};
+use queue_core::{Clock, Job, Result, Timestamp};
 use tokio::time::Instant;
 
 use crate::io::Io;
@@ -24,6 +24,16 @@ impl StoreClock {
         }
         let store = io.call(|store| async move { store.ping().await }).await?;
         Ok(StoreClock(Source::Carried { store, read_at: Instant::now() }))
+    }
+
+    /// As the claim of this job shows it, which was answered just now. No trip.
+    pub(crate) fn of_claim(io: &Io, job: &Job) -> Self {
+        if let Some(clock) = io.manual_clock() {
+            return StoreClock(Source::Manual(clock.clone()));
+        }
+        // A job that was claimed was due.
+        let store = job.started_at.map_or(job.run_at, |at| at.max(job.run_at));
+        StoreClock(Source::Carried { store, read_at: Instant::now() })
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -81,6 +81,11 @@ fn log_line(entry: &LogEntry) -> String {
     format!("{:>4} {} {what}", entry.seq, entry.at)
 }
 
+fn sleep_entry(step: &StepEntry) -> String {
+    let until = step.until.map(|until| until.to_string()).unwrap_or_default();
+    format!("step {} sleeps until {until}", step.step)
+}
+
 fn step_entry(step: &StepEntry) -> String {
     let output = step.output.as_ref().map(|output| text::brief(output.as_str(), SHOWN));
     let error = step.error.as_ref().map(ToString::to_string);
@@ -88,6 +93,9 @@ fn step_entry(step: &StepEntry) -> String {
         StepState::Completed => ("completed", output),
         StepState::Failed => ("failed", error),
         StepState::Cancelled => ("cancelled", error),
+        StepState::Sleeping => return sleep_entry(step),
+        // A state of a later version.
+        _ => ("ended", output.or(error)),
     };
     let took = step.started_at.until(step.finished_at).as_secs_f64();
     format!(

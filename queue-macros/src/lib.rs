@@ -1,5 +1,6 @@
 //! The derive macro of `queue`. Use it as `queue::Task`.
 
+mod backoff;
 mod task;
 
 use proc_macro::TokenStream;
@@ -8,7 +9,9 @@ use syn::{DeriveInput, parse_macro_input};
 /// Derives `queue::Task` for the type of a task's input.
 ///
 /// `#[task(name = "send-email", output = Receipt, queue = "mail", retries = 3)]`: `name` is required,
-/// `output` is `()` when it is not said.
+/// `output` is `()` when it is not said. `backoff(exponential = "30s", cap = "1h", jitter = "full")` (or
+/// `fixed = ".."`, or `jitter = "equal"`) says how long to wait before a retry; `restore = false`, or a function
+/// `fn(&Self, &StepStatus) -> bool`, whether a completed step of it is restored.
 #[proc_macro_derive(Task, attributes(task))]
 pub fn derive_task(input: TokenStream) -> TokenStream {
     let input = parse_macro_input!(input as DeriveInput);

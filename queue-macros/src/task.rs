@@ -1,6 +1,8 @@
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{DeriveInput, Error, LitInt, LitStr, Result, Type};
+use syn::{DeriveInput, Error, Expr, ExprLit, Lit, LitBool, LitInt, LitStr, Result, Type};
+
+use crate::backoff;
 
 /// What `#[task(..)]` says.
 #[derive(Default)]
@@ -9,6 +11,8 @@ struct Attributes {
     output: Option<Type>,
     queue: Option<LitStr>,
     retries: Option<LitInt>,
+    backoff: Option<TokenStream>,
+    restore: Option<Expr>,
 }
 
 pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
@@ -30,6 +34,11 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     });
     let queue = queue.transpose()?;
     let retries = attributes.retries.map(|retries| quote!(.retries(#retries)));
+    let backoff = attributes.backoff.map(|backoff| quote!(.backoff(#backoff)));
+    let restore = attributes.restore.map(|restore| {
+        let restore = restore_of(&restore);
+        quote!(.restore(#restore))
+    });
     let ident = &input.ident;
     let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
     Ok(quote! {
@@ -38,7 +47,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
             type Output = #output;
 
             fn options() -> ::queue::TaskOptions {
-                ::queue::TaskOptions::new() #queue #retries
+                ::queue::TaskOptions::new() #queue #retries #backoff #restore
             }
         }
     })
@@ -56,13 +65,30 @@ fn read(input: &DeriveInput) -> Result<Attributes> {
                 attributes.queue = Some(meta.value()?.parse()?);
             } else if meta.path.is_ident("retries") {
                 attributes.retries = Some(meta.value()?.parse()?);
+            } else if meta.path.is_ident("backoff") {
+                attributes.backoff = Some(backoff::read(&meta)?);
+            } else if meta.path.is_ident("restore") {
+                attributes.restore = Some(meta.value()?.parse()?);
             } else {
-                return Err(meta.error("unknown key; the keys are name, output, queue, retries"));
+                return Err(meta.error(
+                    "unknown key; the keys are name, output, queue, retries, backoff, restore",
+                ));
             }
             Ok(())
         })?;
     }
     Ok(attributes)
+}
+
+/// `true`, `false`, or the path of a function.
+fn restore_of(said: &Expr) -> TokenStream {
+    match said {
+        Expr::Lit(ExprLit { lit: Lit::Bool(LitBool { value: true, .. }), .. }) => {
+            quote!(::queue::Restore::Always)
+        }
+        Expr::Lit(ExprLit { lit: Lit::Bool(_), .. }) => quote!(::queue::Restore::Never),
+        rule => quote!(::queue::Restore::when::<Self, _>(#rule)),
+    }
 }
 
 fn check_name(what: &str, name: &LitStr) -> Result<()> {

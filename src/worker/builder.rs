@@ -1,10 +1,11 @@
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use queue_core::{Order, QueueName, Uuid, name::check_name};
 
 use super::{Settings, Worker};
 use crate::{
     BuildError, DynTask, DynWorkflow, Handler, Queue, Registration, Role, States, Task,
+    callback::{AnyCallback, On},
     catalog::{Catalog, Run},
     committer::Committer,
     handler::Typed,
@@ -24,7 +25,8 @@ pub struct WorkerBuilder {
     queue: Queue,
     states: States,
     runs: Vec<Run>,
-    checks: Vec<Check>,
+    pub(super) checks: Vec<Check>,
+    pub(super) callbacks: Vec<(Cow<'static, str>, On, Arc<dyn AnyCallback>)>,
     settings: Settings,
     renew_every: Option<Duration>,
 }
@@ -47,6 +49,7 @@ impl WorkerBuilder {
             states: States::default(),
             runs: Vec::new(),
             checks: Vec::new(),
+            callbacks: Vec::new(),
             settings: Settings {
                 holder: holder.into(),
                 queues: Some(vec![QueueName::default()]),
@@ -177,13 +180,17 @@ impl WorkerBuilder {
     /// Builds the worker.
     ///
     /// # Errors
-    /// Two handlers for one name, a missing state, a lease that cannot be kept, a concurrency of 0.
+    /// Two handlers for one name, a callback for a name without one, a missing state, a lease that cannot be kept, a
+    /// concurrency of 0.
     pub fn build(self) -> Result<Worker, BuildError> {
-        let WorkerBuilder { queue, states, runs, checks, settings, renew_every } = self;
+        let WorkerBuilder { queue, states, runs, checks, callbacks, settings, renew_every } = self;
         check_name("worker name", &settings.holder)?;
         checks.iter().try_for_each(|check| check(&states))?;
         let mut catalog = Catalog::default();
         runs.into_iter().try_for_each(|run| catalog.add(run))?;
+        for (name, on, callback) in callbacks {
+            catalog.add_callback(&name, on, callback)?;
+        }
         if settings.concurrency == 0 {
             return Err(BuildError::Zero("concurrency"));
         }
@@ -192,7 +199,8 @@ impl WorkerBuilder {
         }
         let lease = settings.lease;
         let renew_every = renew_every.unwrap_or(lease / 3);
-        if lease < Duration::from_millis(10) || renew_every.is_zero() || renew_every * 2 > lease {
+        let kept = renew_every * 2 <= lease || broken!(BufferDisablesRenewal);
+        if lease < Duration::from_millis(10) || renew_every.is_zero() || !kept {
             return Err(BuildError::Lease { lease, renew_every });
         }
         for (name, _) in &settings.orders {

@@ -1,6 +1,7 @@
 //! Workers: they claim jobs, run them and write how they ended.
 
 mod builder;
+mod callbacks;
 mod claims;
 mod pass;
 mod plan;

@@ -7,7 +7,7 @@ use queue_core::{
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use crate::{Summary, jitter::repeated, run::Taken};
+use crate::{JobReport, JobResult, Summary, jitter::repeated, run::Taken};
 
 /// One pass of a worker: which jobs to claim, and how to run them.
 #[derive(Clone, Debug)]
@@ -103,13 +103,18 @@ impl Worker {
     /// `Invalid` for a limit of 0; trouble with the store while claiming. Trouble later on makes a
     /// job [`Lost`](crate::JobResult::Lost).
     pub async fn run(&self, pass: Pass) -> Result<Summary> {
+        let unlimited = broken!(LimitZeroIsUnlimited).then_some(NonZeroU32::MAX);
         let limit = NonZeroU32::new(pass.limit)
+            .or(unlimited)
             .ok_or_else(|| Error::invalid("the limit of a pass must be at least 1"))?;
         let taken = self.claim_for(&pass, limit).await?;
         let at_once = if pass.sequential { 1 } else { taken.len().max(1) };
         // All are held from the moment they are claimed, also those that wait for their turn.
         let reports = stream::iter(taken).map(Taken::spawn).buffered(at_once);
-        let jobs = reports.filter_map(std::future::ready).collect().await;
+        let jobs: Vec<JobReport> = reports.filter_map(std::future::ready).collect().await;
+        if broken!(OneBadJobRejectsTheRun) {
+            refuse_unknown(&jobs)?;
+        }
         let remaining = if pass.count_remaining { self.remaining(&pass).await } else { None };
         Ok(Summary { jobs, remaining })
     }
@@ -205,6 +210,15 @@ impl Worker {
                 None
             }
         }
+    }
+}
+
+/// What a broken engine makes of a pass.
+fn refuse_unknown(jobs: &[JobReport]) -> Result<()> {
+    let unknown = |job: &JobReport| matches!(&job.result, JobResult::Failed { error } if error.name == "unknown-task");
+    match jobs.iter().find(|job| unknown(job)) {
+        Some(job) => Err(Error::invalid(format!("{:?} cannot be run", job.kind))),
+        None => Ok(()),
     }
 }
 

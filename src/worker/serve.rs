@@ -69,7 +69,10 @@ impl Worker {
         let mut claiming: Option<BoxFuture<'_, (ClaimRequest, Result<Claimed>)>> = None;
         tokio::pin!(shutdown);
         loop {
-            let busy = u32::try_from(running.len()).unwrap_or(u32::MAX);
+            let busy = match broken!(ClaimsBeyondFreeSlots) {
+                true => 0,
+                false => u32::try_from(running.len()).unwrap_or(u32::MAX),
+            };
             let free = NonZeroU32::new(self.settings.concurrency.saturating_sub(busy));
             let may_ask = claiming.is_none() && free.is_some();
             tokio::select! {

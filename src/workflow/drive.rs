@@ -1,16 +1,18 @@
 use std::{future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use queue_core::{Clock, JobError, Payload};
+use queue_core::{JobError, Payload, Timestamp};
 
 use super::{
     Wf,
     entry::{StepEntry, StepState},
     history::History,
+    status::StepStatus,
 };
 use crate::{
     DynTask, DynWorkflow, JobCtx, TaskError, TaskOptions, TaskResult,
     active::Active,
+    callback::Call,
     ctx::About,
     error::{Fault, panicked},
 };
@@ -22,6 +24,8 @@ pub(crate) enum Ending {
     Retry(Duration, JobError),
     Fail(JobError),
     Cancel(String),
+    /// Only sleeps are left until then.
+    Sleep(Timestamp),
     /// The worker stops; the job is given back.
     Release,
     /// The job is no longer ours.
@@ -33,11 +37,13 @@ pub(crate) enum Ending {
 pub(crate) struct Ended {
     pub(crate) ending: Ending,
     pub(crate) step: Option<StepEntry>,
+    /// Whom to tell of failed steps once that is written.
+    pub(crate) calls: Vec<Call>,
 }
 
 impl From<Ending> for Ended {
     fn from(ending: Ending) -> Self {
-        Ended { ending, step: None }
+        Ended { ending, step: None, calls: Vec::new() }
     }
 }
 
@@ -51,12 +57,14 @@ pub(crate) async fn drive_task(
 ) -> Ended {
     let name = task.name().to_owned();
     let past = history.of(&name, &name);
-    if let Some(output) = past.output {
+    if let Some(output) = past.and_then(StepStatus::stored_output) {
         return Ending::Complete(output).into();
     }
+    let (attempts, failures) = past.map_or((0, 0), |past| (past.attempts, past.failures));
+    let failures = failures + 1;
     let active = about.active.clone();
     let ctx = JobCtx::new(about, Some(name.clone()), None);
-    let started_at = Clock::system().now();
+    let started_at = active.clock.now();
     let given = input.clone();
     // In a block of its own, so that a panic before the first await is caught as well.
     let run = AssertUnwindSafe(async move { task.call(ctx, given).await }).catch_unwind();
@@ -67,18 +75,18 @@ pub(crate) async fn drive_task(
     if stopped_early(&active, &result) {
         return gone(&active).into();
     }
-    let attempt = past.failures + 1;
     let mut entry = StepEntry {
         step: name.clone(),
         task: name.clone(),
         parent: None,
         state: StepState::Completed,
-        attempt,
+        attempt: attempts + 1,
         input: Some(input),
         output: None,
         error: None,
+        until: None,
         started_at,
-        finished_at: Clock::system().now(),
+        finished_at: active.clock.now(),
     };
     let ending = match result {
         Ok(output) => {
@@ -90,24 +98,25 @@ pub(crate) async fn drive_task(
         }
         Err(error) => {
             let mut failure = error.job_error();
-            failure.step = Some(name);
+            failure.step = Some(name.clone());
             failure.attempt = active.attempt;
             let fatal = matches!(error.fault, Fault::Failed { fatal: true, .. });
             let requested = active.cancel_reason();
             failure.is_final = fatal
                 || failure.cancelled
                 || requested.is_some()
-                || attempt > options.retries.unwrap_or(0);
+                || failures > options.retries.unwrap_or(0) && !broken!(RetriesForEver);
             entry.state = if failure.cancelled { StepState::Cancelled } else { StepState::Failed };
             entry.error = Some(failure.clone());
             match (error.fault, requested) {
+                (Fault::Cancel(_), None) if broken!(CancelFromInsideFails) => Ending::Fail(failure),
                 (Fault::Cancel(reason), _) | (_, Some(reason)) => Ending::Cancel(reason),
                 _ if failure.is_final => Ending::Fail(failure),
-                _ => Ending::Retry(options.backoff.after(attempt), failure),
+                _ => Ending::Retry(options.backoff.of(active.id, &name, failures), failure),
             }
         }
     };
-    Ended { ending, step: Some(entry) }
+    Ended { ending, step: Some(entry), calls: Vec::new() }
 }
 
 /// Runs a workflow job from the top until its body returns, or until it waits for nothing but the
@@ -117,20 +126,26 @@ pub(crate) async fn drive_workflow(
     wf: Wf,
     input: Payload,
 ) -> Ended {
+    let ending = run_workflow(workflow, &wf, input).await;
+    let calls = std::mem::take(&mut wf.0.gate.lock().calls);
+    Ended { calls, ..ending.into() }
+}
+
+async fn run_workflow(workflow: Arc<dyn DynWorkflow>, wf: &Wf, input: Payload) -> Ending {
     let active = wf.0.about.active.clone();
     let own = wf.clone();
     let body = AssertUnwindSafe(async move { workflow.call(own, input).await }).catch_unwind();
-    let until_quiet = run_until_quiet(&wf, body);
+    let until_quiet = run_until_quiet(wf, body);
     let Some(result) = unless_abandoned(&active, until_quiet).await else {
-        return parked(&wf).into();
+        return parked(wf);
     };
     if active.lost.is_cancelled() {
-        return Ending::Lost.into();
+        return Ending::Lost;
     }
     match result {
-        Some(Ok(result)) => finish(&wf, result).into(),
-        Some(Err(content)) => finish(&wf, Err(panicked(&*content))).into(),
-        None => parked(&wf).into(),
+        Some(Ok(result)) => finish(wf, result),
+        Some(Err(content)) => finish(wf, Err(panicked(&*content))),
+        None => parked(wf),
     }
 }
 
@@ -159,6 +174,7 @@ async fn run_until_quiet<T>(wf: &Wf, body: impl Future<Output = T>) -> Option<T>
         }
         let stopping = active.token.is_cancelled() && gate.is_idle();
         if gate.is_quiet() || stopping {
+            gate.note_end();
             return None;
         }
     }
@@ -173,9 +189,10 @@ fn parked(wf: &Wf) -> Ending {
     if let Some(reason) = inside.cancelled.take().or_else(|| active.cancel_reason()) {
         return Ending::Cancel(reason);
     }
-    match inside.retry.take() {
-        Some((wait, error)) => Ending::Retry(wait, error),
-        None => Ending::Release,
+    match (inside.retry(), inside.wake_at()) {
+        (Some((at, error)), _) => Ending::Retry(active.clock.until(*at), error.clone()),
+        (None, Some(at)) => Ending::Sleep(at),
+        (None, None) => Ending::Release,
     }
 }
 
@@ -200,8 +217,8 @@ fn finish(wf: &Wf, result: TaskResult<Payload>) -> Ending {
     if let Fault::Step(failure) = error.fault {
         return Ending::Fail(*failure);
     }
-    if let Some((wait, failure)) = &wf.0.gate.lock().retry {
-        return Ending::Retry(*wait, failure.clone());
+    if let Some((at, failure)) = wf.0.gate.lock().retry() {
+        return Ending::Retry(active.clock.until(*at), failure.clone());
     }
     body_failed(wf, error, active)
 }
@@ -215,7 +232,10 @@ fn body_failed(wf: &Wf, error: TaskError, active: &Active) -> Ending {
     failure.is_final = fatal || active.attempt > options.retries.unwrap_or(0);
     match failure.is_final {
         true => Ending::Fail(failure),
-        false => Ending::Retry(options.backoff.after(active.attempt), failure),
+        false => {
+            let kind = &wf.0.about.kind;
+            Ending::Retry(options.backoff.of(active.id, kind, active.attempt), failure)
+        }
     }
 }
 
@@ -225,7 +245,11 @@ fn stopped_early(active: &Active, result: &TaskResult<Payload>) -> bool {
     active.stop.is_cancelled() && result.as_ref().is_err_and(failed)
 }
 
-async fn unless_abandoned<T>(active: &Active, run: impl Future<Output = T>) -> Option<T> {
+/// `None` if it is not to be waited for any longer.
+pub(crate) async fn unless_abandoned<T>(
+    active: &Active,
+    run: impl Future<Output = T>,
+) -> Option<T> {
     tokio::select! {
         biased;
         result = run => Some(result),

@@ -3,15 +3,17 @@ use serde::{Deserialize, Serialize};
 
 /// The task name of steps that are closures.
 pub const INLINE: &str = "inline";
+/// The task name of sleeps.
+pub const SLEEP: &str = "sleep";
 
-/// What the log records of a finished attempt of a step: the body of an entry of kind
-/// [`EntryKind::Step`].
+/// What the log records of a finished attempt of a step, or of a sleep that has begun: the body of an
+/// entry of kind [`EntryKind::Step`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct StepEntry {
     /// The step's id within its job.
     pub step: String,
-    /// The task it ran, or `inline`.
+    /// The task it ran, [`INLINE`] or [`SLEEP`].
     pub task: String,
     /// The step within which it ran, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -29,15 +31,19 @@ pub struct StepEntry {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<JobError>,
-    /// When it began, by the worker's clock.
+    /// When a sleep is over, by the store's clock. It stands from the moment at which the sleep begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// When it began, by the worker's reckoning of the store's clock.
     pub started_at: Timestamp,
-    /// When it ended, by the worker's clock.
+    /// When it ended, by the same reckoning. For a sleep that has begun, when that was recorded.
     pub finished_at: Timestamp,
 }
 
 /// How an attempt of a step ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum StepState {
     /// It returned its output.
     Completed,
@@ -45,6 +51,8 @@ pub enum StepState {
     Failed,
     /// It cancelled its job.
     Cancelled,
+    /// It is a sleep, and has begun.
+    Sleeping,
 }
 
 impl StepEntry {
@@ -67,65 +75,4 @@ impl StepEntry {
             _ => None,
         }
     }
-}
-
-/// What the log says of a step, all its attempts taken together.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct StepStatus {
-    /// The step's id.
-    pub step: String,
-    /// The task it ran, or `inline`.
-    pub task: String,
-    /// Whether an attempt completed. A later failure never takes that back.
-    pub complete: bool,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// How often it failed.
-    pub failures: u32,
-    /// What it was given last.
-    pub input: Option<Payload>,
-    /// What the first completed attempt returned; JSON `null` is `None` or the text `null`.
-    pub output: Option<Payload>,
-    /// Its last error.
-    pub error: Option<JobError>,
-}
-
-/// Derives the status of each step from a log, in the order in which the steps first appear.
-pub fn step_statuses(log: &[LogEntry]) -> Vec<StepStatus> {
-    let mut statuses: Vec<StepStatus> = Vec::new();
-    for entry in log.iter().filter_map(StepEntry::from_entry) {
-        let known = statuses
-            .iter()
-            .position(|status| status.step == entry.step && status.task == entry.task);
-        let place = known.unwrap_or_else(|| {
-            statuses.push(StepStatus {
-                step: entry.step.clone(),
-                task: entry.task.clone(),
-                complete: false,
-                attempts: 0,
-                failures: 0,
-                input: None,
-                output: None,
-                error: None,
-            });
-            statuses.len() - 1
-        });
-        let status = &mut statuses[place];
-        status.attempts += 1;
-        status.input = entry.input.or(status.input.take());
-        match entry.state {
-            StepState::Completed if !status.complete => {
-                status.complete = true;
-                status.output = entry.output;
-            }
-            StepState::Completed => {}
-            StepState::Failed => {
-                status.failures += 1;
-                status.error = entry.error;
-            }
-            StepState::Cancelled => status.error = entry.error,
-        }
-    }
-    statuses
 }

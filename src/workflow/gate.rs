@@ -1,11 +1,12 @@
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
-use queue_core::JobError;
+use queue_core::{JobError, Timestamp};
 use tokio::sync::{Notify, futures::Notified};
+
+use crate::callback::Call;
 
 /// Which steps of a workflow run, and whether further ones may start.
 ///
@@ -29,12 +30,20 @@ pub(crate) struct Inside {
     running: usize,
     /// Steps that wait for the end of the run.
     parked: usize,
+    /// Sleeps that are not over, and a number for each.
+    asleep: BTreeSet<(Timestamp, u64)>,
+    /// How many sleeps have begun.
+    sleeps: u64,
+    /// When the run ended because nothing was left but sleeps: the end of the first of them.
+    wake_at: Option<Timestamp>,
     /// Final failures that wait to be shown to the body.
     unshown: usize,
-    /// The failures that will be retried: the wait, and the error of the one that waits longest.
-    pub(crate) retry: Option<(Duration, JobError)>,
+    /// The failures that will be retried: the latest date, and the error that it belongs to.
+    retry: Option<(Timestamp, JobError)>,
     /// The job cancels itself.
     pub(crate) cancelled: Option<String>,
+    /// Whom to tell of failed steps once they are recorded.
+    pub(crate) calls: Vec<Call>,
 }
 
 enum Admission {
@@ -140,6 +149,21 @@ impl Drop for Unshown<'_> {
     }
 }
 
+/// Counts a sleep until it is dropped.
+struct Asleep<'a> {
+    gate: &'a Gate,
+    place: (Timestamp, u64),
+}
+
+impl Drop for Asleep<'_> {
+    fn drop(&mut self) {
+        if !broken!(DroppedSleepsWake) {
+            self.gate.lock().asleep.remove(&self.place);
+        }
+        self.gate.changed.notify_waiters();
+    }
+}
+
 impl Gate {
     pub(crate) fn lock(&self) -> MutexGuard<'_, Inside> {
         // Counters and flags are consistent between any two statements that hold the lock.
@@ -148,7 +172,7 @@ impl Gate {
 
     /// Registers a step. `false` if the key is taken.
     pub(crate) fn register(&self, task: &str, step: &str) -> bool {
-        self.lock().used.insert((task.to_owned(), step.to_owned()))
+        self.lock().used.insert((task.to_owned(), step.to_owned())) || broken!(KeysMayRepeat)
     }
 
     /// Notes that the step around this call waits for a nested one.
@@ -171,27 +195,62 @@ impl Gate {
         node: Arc<Node>,
         is_stopping: impl Fn() -> bool,
     ) -> Running<'_> {
+        let begin = |inside: &mut Inside| {
+            inside.running += 1;
+            // A sleep beside it must be recorded before this step ends.
+            if !inside.asleep.is_empty() {
+                self.changed.notify_waiters();
+            }
+        };
+        self.admission(is_stopping, begin).await;
+        Running { gate: self, node }
+    }
+
+    /// Waits until the sleep may begin, as a step would; then counts it as asleep while `asleep` runs.
+    pub(crate) async fn sleep<T>(
+        &self,
+        until: Timestamp,
+        is_stopping: impl Fn() -> bool,
+        asleep: impl Future<Output = T>,
+    ) -> T {
+        let mut number = 0;
+        let begin = |inside: &mut Inside| {
+            inside.sleeps += 1;
+            number = inside.sleeps;
+            inside.asleep.insert((until, number));
+            inside.wake_at = broken!(StopWaitsForSleeps).then_some(until);
+        };
+        self.admission(is_stopping, begin).await;
+        let _asleep = Asleep { gate: self, place: (until, number) };
+        self.changed.notify_waiters();
+        asleep.await
+    }
+
+    /// Waits until something may start, and counts it in the same breath; for ever when the run is
+    /// about to end.
+    async fn admission(&self, is_stopping: impl Fn() -> bool, mut count: impl FnMut(&mut Inside)) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match self.admit(is_stopping()) {
-                Admission::Enter => return Running { gate: self, node },
+            match self.admit(is_stopping(), &mut count) {
+                Admission::Enter => return,
                 Admission::Park => return self.park().await,
                 Admission::Wait => changed.await,
             }
         }
     }
 
-    fn admit(&self, stopping: bool) -> Admission {
+    fn admit(&self, stopping: bool, count: impl FnOnce(&mut Inside)) -> Admission {
         let mut inside = self.lock();
         let sibling = inside.failed_in == Some(inside.poll);
+        let stopping = stopping && !broken!(CancelLetsStepsStart);
         if stopping || (inside.is_ending() && !sibling) {
             Admission::Park
         } else if inside.unshown > 0 && !sibling {
             Admission::Wait
         } else {
-            inside.running += 1;
+            count(&mut inside);
             Admission::Enter
         }
     }
@@ -214,7 +273,7 @@ impl Gate {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.is_idle() {
+            if self.is_idle() || broken!(FinalFailureDropsSiblings) {
                 return;
             }
             changed.await;
@@ -229,7 +288,27 @@ impl Gate {
     /// Whether the body waits for nothing but the end of the run.
     pub(crate) fn is_quiet(&self) -> bool {
         let inside = self.lock();
-        inside.running == 0 && inside.unshown == 0 && inside.parked > 0
+        let asleep = if broken!(SleepHoldsItsSlot) { 0 } else { inside.asleep.len() };
+        let waiting = inside.parked + asleep;
+        let idle = inside.running == 0 || broken!(ReleasedWhileSiblingsRun);
+        idle && inside.unshown == 0 && waiting > 0
+    }
+
+    /// Notes how the run ends, before the body is dropped and what waits in it with it.
+    pub(crate) fn note_end(&self) {
+        let mut inside = self.lock();
+        let only_sleeps = inside.running == 0 && inside.parked == 0;
+        let first = match broken!(LastSleepWakes) {
+            true => inside.asleep.last(),
+            false => inside.asleep.first(),
+        };
+        let first = first.map(|(until, _)| *until);
+        if let (Some(first), Some((at, _)), true) =
+            (first, &mut inside.retry, broken!(SleepPutsOffRetries))
+        {
+            *at = first.max(*at);
+        }
+        inside.wake_at = first.filter(|_| only_sleeps);
     }
 
     /// Whether no step runs.
@@ -258,9 +337,23 @@ impl Inside {
     }
 
     /// Notes a failure that will be retried. Of several, the latest date counts.
-    pub(crate) fn retry_after(&mut self, wait: Duration, error: JobError) {
-        if self.retry.as_ref().is_none_or(|(longest, _)| wait > *longest) {
-            self.retry = Some((wait, error));
+    pub(crate) fn retry_at(&mut self, at: Timestamp, error: JobError) {
+        let later = |(latest, _): &(Timestamp, JobError)| match broken!(EarliestRetryWins) {
+            true => at < *latest,
+            false => at > *latest,
+        };
+        if self.retry.as_ref().is_none_or(later) {
+            self.retry = Some((at, error));
         }
+    }
+
+    /// When the run is to be repeated, and why.
+    pub(crate) const fn retry(&self) -> Option<&(Timestamp, JobError)> {
+        self.retry.as_ref()
+    }
+
+    /// When the job is to be woken: only sleeps were left when its run ended.
+    pub(crate) const fn wake_at(&self) -> Option<Timestamp> {
+        self.wake_at
     }
 }

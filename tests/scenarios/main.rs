@@ -4,18 +4,27 @@
 
 mod scene;
 
+mod backoff;
+mod bounds;
 #[cfg(feature = "broken")]
 mod broken;
+mod callbacks;
+mod cancel_races;
 mod cancelling;
+mod combining;
 mod data;
+mod errors;
 mod hardening;
 mod keeping;
 mod leases;
 mod passes;
+mod poison;
 mod processes;
 mod races;
+mod restoring;
 mod retries;
 mod serving;
+mod sleeping;
 mod steps;
 mod trips;
 mod unknown;
