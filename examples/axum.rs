@@ -5,6 +5,8 @@
 //! `curl http://127.0.0.1:3000/jobs/ID`. Ctrl-C stops both, and running jobs may finish. With the argument `once` it listens
 //! on a free port, answers one request of its own and stops.
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use axum::{
     Json, Router,
     extract::{Path, State},

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example cancellation`
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use std::{sync::Arc, time::Duration};
 
 use queue::{

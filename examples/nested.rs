@@ -3,6 +3,8 @@
 //!
 //! `cargo run --example nested`
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},

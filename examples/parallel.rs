@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example parallel`
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},

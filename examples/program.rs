@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example program --features program`
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use std::time::Duration;
 
 use queue::{

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example quickstart`
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use queue::{Pass, Queue, State, Task, TaskResult, Worker};
 use serde::{Deserialize, Serialize};
 

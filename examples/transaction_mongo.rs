@@ -2,6 +2,8 @@
 //!
 //! `QUEUE_MONGO_URL='mongodb://host/?replicaSet=rs0' cargo run --example transaction_mongo --features mongo`
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use std::sync::Arc;
 
 use queue::{

@@ -3,6 +3,8 @@
 //!
 //! `QUEUE_POSTGRES_URL=postgres://user@host/database cargo run --example transaction_postgres --features postgres`
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use std::sync::Arc;
 
 use queue::{

@@ -2,6 +2,8 @@
 //!
 //! `cargo run --example transaction_sqlite`
 
+#![allow(clippy::print_stdout)] // that is what it is for
+
 use std::sync::Arc;
 
 use queue::{

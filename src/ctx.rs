@@ -4,7 +4,7 @@ use queue_core::{Job, JobId, Progress, QueueName, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Queue, States, Wf,
+    Queue, States, TaskResult, Wf,
     active::{Active, Written},
     committer::Committer,
 };
@@ -61,6 +61,31 @@ impl About {
     /// The store's clock.
     pub(crate) fn now(&self) -> Timestamp {
         self.active.clock.now()
+    }
+}
+
+impl About {
+    /// Runs a step; a test can have it fail instead.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn failing<T>(
+        &self,
+        step: (&str, &str),
+        run: impl Future<Output = TaskResult<T>>,
+    ) -> TaskResult<T> {
+        match self.states.get::<crate::testing::Failures>() {
+            Some(failures) => failures.apply(step, &self.active, run).await,
+            None => run.await,
+        }
+    }
+
+    /// Runs a step.
+    #[cfg(not(feature = "testing"))]
+    pub(crate) async fn failing<T>(
+        &self,
+        _: (&str, &str),
+        run: impl Future<Output = TaskResult<T>>,
+    ) -> TaskResult<T> {
+        run.await
     }
 }
 

@@ -50,6 +50,17 @@ impl TaskError {
         TaskError { fault: Fault::Cancel(reasoned(reason.into())) }
     }
 
+    /// A failure as it was stored.
+    #[cfg(feature = "testing")]
+    pub(crate) fn from_stored(error: JobError, fatal: bool) -> Self {
+        TaskError { fault: Fault::Failed { error: Box::new(error), fatal } }
+    }
+
+    /// Whether no retry can mend it: a [fatal](TaskError::fatal) error, a cancellation, or a step that failed for good.
+    pub const fn is_fatal(&self) -> bool {
+        !matches!(self.fault, Fault::Failed { fatal: false, .. })
+    }
+
     /// A named failure that is final.
     pub(crate) fn fatal_named(name: &str, message: impl fmt::Display) -> Self {
         Self::fatal(Self::named(name, message))

@@ -32,6 +32,8 @@ pub use broken::{Broken, Switch};
 pub mod flow;
 #[cfg(feature = "program")]
 pub mod program;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use backoff::{Backoff, Growth, Jitter};
 pub use callback::{Callback, DynCallback, Failure, Success, Told};

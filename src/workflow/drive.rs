@@ -63,16 +63,17 @@ pub(crate) async fn drive_task(
     let (attempts, failures) = past.map_or((0, 0), |past| (past.attempts, past.failures));
     let failures = failures + 1;
     let active = about.active.clone();
-    let ctx = JobCtx::new(about, Some(name.clone()), None);
+    let ctx = JobCtx::new(about.clone(), Some(name.clone()), None);
     let started_at = active.clock.now();
     let given = input.clone();
     // In a block of its own, so that a panic before the first await is caught as well.
-    let run = AssertUnwindSafe(async move { task.call(ctx, given).await }).catch_unwind();
+    let run = about.failing((&name, &name), async move { task.call(ctx, given).await });
+    let run = AssertUnwindSafe(run).catch_unwind();
     let Some(result) = unless_abandoned(&active, run).await else {
         return gone(&active).into();
     };
     let result = result.unwrap_or_else(|content| Err(panicked(&*content)));
-    if stopped_early(&active, &result) {
+    if stopped_early(&active, &result) || active.lost.is_cancelled() {
         return gone(&active).into();
     }
     let mut entry = StepEntry {

@@ -121,11 +121,14 @@ impl Wf {
         let running = gate.enter(node.clone(), || about.active.token.is_cancelled()).await;
         let (attempts, failures) = past.map_or((0, 0), |past| (past.attempts, past.failures));
         let attempt = Attempt { number: attempts + 1, failures, started_at: about.now() };
-        let result = match AssertUnwindSafe(node.scope(run)).catch_unwind().await {
+        let run = node.scope(about.failing((&step.task, &step.id), run));
+        let result = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(result) => result,
             Err(content) => Err(panicked(&*content)),
         };
         let result = match result {
+            // Nothing that is written now would be taken.
+            _ if about.active.lost.is_cancelled() => None,
             Ok(output) => self.complete(&step, attempt, output).await,
             Err(error) => Some(Err(error)),
         };
