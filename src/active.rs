@@ -151,6 +151,11 @@ impl Active {
         })
     }
 
+    /// Whether the write that completes the job deletes it.
+    pub(crate) fn is_dropped_when_complete(&self) -> bool {
+        self.keep == Keep::UnlessCompleted
+    }
+
     /// Writes to the job, together with what was put aside, and takes note of what comes back.
     pub(crate) async fn write(
         &self,
@@ -171,7 +176,7 @@ impl Active {
             .await
             .inspect_err(|_| self.give_back(progress.clone(), number))?;
         let deleted = repeated
-            && self.keep == Keep::UnlessCompleted
+            && self.is_dropped_when_complete()
             && kind == Some(queue_core::TransitionKind::Complete);
         Ok(match outcome {
             Outcome::Applied(ack) | Outcome::Repeated(ack) => {

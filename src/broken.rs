@@ -107,6 +107,28 @@ switches! {
         "The beginning of a sleep is recorded only when the job is given back.";
     SleepPutsOffRetries: "D18", "sleeping::memory_by_the_clock::a_retry_is_not_put_off_by_a_longer_sleep",
         "A job that sleeps and is to be retried waits for the later of both.";
+    RetryIdFresh: "5", "retry_by_hand::memory::any_number_of_clicks_make_one_job",
+        "Retrying by hand makes a job with a fresh id, so two clicks make two.";
+    OrderSwapped: "8", "passes::memory::e6_sequential_passes_run_the_first_enqueued_first",
+        "FIFO is LIFO.";
+    NoIdsMeanAll: "9", "passes::memory::a_pass_by_no_ids_no_kinds_or_no_queues_runs_nothing",
+        "A pass by an empty list of ids is not filtered by ids.";
+    ClaimsAhead: "12", "serving::memory::a_worker_claims_no_more_than_it_can_start",
+        "A worker claims more jobs than it has free slots.";
+    HookRefusesInVain: "34", "hooks::memory::a_refused_change_is_not_made",
+        "A change that a hook refuses is made all the same.";
+    HookEndsTheCall: "34", "hooks::memory::a_hook_that_fails_afterwards_changes_nothing",
+        "A hook that panics after a change takes the call with it.";
+    DropsFailed: "38", "keeping::memory::e7_only_a_completed_job_is_deleted_on_completion",
+        "A job that is to be deleted when it completes is deleted when it fails.";
+    SweepLive: "38", "retention::memory::a_sweep_never_deletes_a_job_that_waits_or_runs",
+        "A sweep takes the jobs that wait for such as have ended.";
+    SweepByCount: "38", "retention::memory::sweeps_at_once_leave_exactly_the_newest",
+        "A sweep deletes as many of the oldest as it counted too many.";
+    FlowUnchecked: "48", "data::memory::a_flow_whose_steps_need_each_other_is_refused_by_name",
+        "Steps that need each other are not noticed when the flow is read.";
+    EditUnguarded: "52", "editing::memory::an_edit_that_meets_another_one_is_made_on_top_of_it",
+        "An edit is written whatever the version is by then.";
 }
 
 /// What is known of a switch.

@@ -5,19 +5,24 @@ mod broken;
 
 mod active;
 mod backoff;
+mod bulk;
 mod callback;
 mod catalog;
 mod committer;
 mod ctx;
+mod edit;
 mod enqueue;
 mod error;
 mod extract;
 mod handle;
 mod handler;
+mod hooked;
 mod io;
 mod jitter;
 mod keeper;
 mod queue;
+mod retention;
+mod retry;
 mod run;
 mod summary;
 mod task;
@@ -28,10 +33,14 @@ mod workflow;
 #[cfg(feature = "broken")]
 #[doc(hidden)]
 pub use broken::{Broken, Switch};
+#[cfg(feature = "endpoint")]
+pub mod endpoint;
 #[cfg(feature = "flow")]
 pub mod flow;
 #[cfg(feature = "program")]
 pub mod program;
+#[cfg(feature = "schema")]
+pub mod schema;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -43,7 +52,10 @@ pub use error::{BuildError, TaskError, TaskResult};
 pub use extract::{FromJob, Registration, Role, State, States};
 pub use handle::{JobHandle, OutputError};
 pub use handler::{DynTask, DynWorkflow, Handler};
+pub use hooked::{Change, Changed, Hooked, Hooks};
 pub use queue::{Queue, connect, registry};
+pub use retention::{Retain, Retention, Swept};
+pub use retry::{RETRY_OF, Retried};
 pub use summary::{JobReport, JobResult, Summary};
 pub use task::{Task, TaskOptions};
 pub use worker::{Pass, UnknownKinds, Worker, WorkerBuilder};

@@ -180,6 +180,9 @@ async fn settle(bench: &Bench, active: &Active, ended: Ended) -> JobResult {
             Transition::Retry { when: When::After(wait), error: error.to_payload() },
             JobResult::WillRetry { after: wait, error },
         ),
+        Ending::Fail(error) if active.is_dropped_when_complete() && broken!(DropsFailed) => {
+            (Transition::Complete { output: None }, JobResult::Failed { error })
+        }
         Ending::Fail(error) => {
             (Transition::Fail { error: error.to_payload() }, JobResult::Failed { error })
         }

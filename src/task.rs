@@ -47,6 +47,36 @@ use crate::{Backoff, Restore};
 ///
 /// `backoff` takes `fixed = ".."` or `exponential = ".."`, and with it `cap = ".."` and `jitter = ".."` (`full` or
 /// `equal`), see [`Backoff`]; `restore` takes `true`, `false` or a function, see [`Restore`].
+///
+/// The lane and the unique key of a job follow from its input, by a function:
+///
+/// ```
+/// use queue::{Lane, Unique};
+///
+/// #[derive(serde::Serialize, serde::Deserialize, queue::Task)]
+/// #[task(name = "import", lane = Import::lane_of_tenant, unique = Import::once_a_file)]
+/// struct Import {
+///     tenant: String,
+///     file: Option<String>,
+/// }
+///
+/// impl Import {
+///     /// One import of a tenant at a time.
+///     fn lane_of_tenant(&self) -> Lane {
+///         Lane::new(format!("import/{}", self.tenant))
+///     }
+///
+///     /// At most one job that waits or runs for a file.
+///     fn once_a_file(&self) -> Option<Unique> {
+///         self.file.as_ref().map(|file| Unique::new(format!("import/{}/{file}", self.tenant)))
+///     }
+/// }
+///
+/// use queue::Task;
+/// let import = Import { tenant: "a".into(), file: None };
+/// assert_eq!(import.lane().unwrap().key, "import/a");
+/// assert!(import.unique().is_none());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a task",
     note = "derive it: `#[derive(Serialize, Deserialize, queue::Task)] #[task(name = \"...\", output = ...)]`"

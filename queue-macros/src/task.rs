@@ -1,6 +1,6 @@
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{DeriveInput, Error, Expr, ExprLit, Lit, LitBool, LitInt, LitStr, Result, Type};
+use syn::{DeriveInput, Error, Expr, ExprLit, Lit, LitBool, LitInt, LitStr, Path, Result, Type};
 
 use crate::backoff;
 
@@ -13,6 +13,8 @@ struct Attributes {
     retries: Option<LitInt>,
     backoff: Option<TokenStream>,
     restore: Option<Expr>,
+    lane: Option<Path>,
+    unique: Option<Path>,
 }
 
 pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
@@ -39,6 +41,8 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
         let restore = restore_of(&restore);
         quote!(.restore(#restore))
     });
+    let lane = attributes.lane.map(|lane| key(&quote!(lane), &quote!(Lane), &lane));
+    let unique = attributes.unique.map(|unique| key(&quote!(unique), &quote!(Unique), &unique));
     let ident = &input.ident;
     let (impl_generics, ty_generics, where_clause) = input.generics.split_for_impl();
     Ok(quote! {
@@ -49,8 +53,20 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
             fn options() -> ::queue::TaskOptions {
                 ::queue::TaskOptions::new() #queue #retries #backoff #restore
             }
+
+            #lane
+            #unique
         }
     })
+}
+
+/// The method of this name, which asks a function of the input. That may answer with an `Option` or not.
+fn key(name: &TokenStream, answer: &TokenStream, function: &Path) -> TokenStream {
+    quote! {
+        fn #name(&self) -> ::core::option::Option<::queue::#answer> {
+            ::core::convert::Into::into(#function(self))
+        }
+    }
 }
 
 fn read(input: &DeriveInput) -> Result<Attributes> {
@@ -69,9 +85,13 @@ fn read(input: &DeriveInput) -> Result<Attributes> {
                 attributes.backoff = Some(backoff::read(&meta)?);
             } else if meta.path.is_ident("restore") {
                 attributes.restore = Some(meta.value()?.parse()?);
+            } else if meta.path.is_ident("lane") {
+                attributes.lane = Some(meta.value()?.parse()?);
+            } else if meta.path.is_ident("unique") {
+                attributes.unique = Some(meta.value()?.parse()?);
             } else {
                 return Err(meta.error(
-                    "unknown key; the keys are name, output, queue, retries, backoff, restore",
+                    "unknown key; the keys are name, output, queue, retries, backoff, restore, lane, unique",
                 ));
             }
             Ok(())

@@ -1,15 +1,16 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use queue_core::{Order, QueueName, Uuid, name::check_name};
+use queue_core::{Order, QueueName, Queues, Uuid, name::check_name};
 
 use super::{Settings, Worker};
 use crate::{
-    BuildError, DynTask, DynWorkflow, Handler, Queue, Registration, Role, States, Task,
+    BuildError, DynTask, DynWorkflow, Handler, Queue, Registration, Retention, Role, States, Task,
     callback::{AnyCallback, On},
     catalog::{Catalog, Run},
     committer::Committer,
     handler::Typed,
     keeper::Keeper,
+    retention::Sweeping,
     run::Bench,
 };
 
@@ -17,6 +18,8 @@ use crate::{
 const LEASE: Duration = Duration::from_secs(15);
 /// How long running jobs may go on when the worker is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often a worker deletes what is not to be kept, unless it is told otherwise.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 type Check = Box<dyn Fn(&States) -> Result<(), BuildError> + Send>;
 
@@ -59,6 +62,7 @@ impl WorkerBuilder {
                 lease: LEASE,
                 grace: GRACE,
                 unknown: UnknownKinds::Leave,
+                sweeping: Sweeping { policies: Vec::new(), every: SWEEP_EVERY },
             },
             renew_every: None,
         }
@@ -140,6 +144,12 @@ impl WorkerBuilder {
         self
     }
 
+    /// Runs one job after the other, in claim order, when it serves: a concurrency of 1.
+    #[must_use]
+    pub const fn sequential(self) -> Self {
+        self.concurrency(1)
+    }
+
     /// Holds jobs for so long, renewed by a third of it unless [`renew_every`](Self::renew_every) says otherwise.
     /// 15 s when it is not called.
     #[must_use]
@@ -160,6 +170,24 @@ impl WorkerBuilder {
     #[must_use]
     pub const fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
+        self
+    }
+
+    /// Keeps the jobs of these queues that have ended so long, while it serves: those that are not to be kept are deleted soon
+    /// after it has begun and then at the interval of [`sweep_every`](Self::sweep_every). They need not be queues that it takes
+    /// jobs from, and any number of workers may be told the same.
+    ///
+    /// What is said for a queue by its name counts before what is said for all, and what is said later before what was said earlier.
+    #[must_use]
+    pub fn retention(mut self, queues: impl Into<Queues>, retention: Retention) -> Self {
+        self.settings.sweeping.policies.push((queues.into(), retention));
+        self
+    }
+
+    /// Deletes what is not to be kept at this interval, with jitter; 60 s when it is not called.
+    #[must_use]
+    pub const fn sweep_every(mut self, every: Duration) -> Self {
+        self.settings.sweeping.every = every;
         self
     }
 
@@ -196,6 +224,9 @@ impl WorkerBuilder {
         }
         if settings.queues.as_ref().is_some_and(Vec::is_empty) {
             return Err(BuildError::Zero("the number of queues"));
+        }
+        if settings.sweeping.every.is_zero() {
+            return Err(BuildError::Zero("the interval of sweeps, in nanoseconds,"));
         }
         let lease = settings.lease;
         let renew_every = renew_every.unwrap_or(lease / 3);

@@ -18,7 +18,7 @@ impl Worker {
             let Settings { holder, lease, .. } = &self.settings;
             let mut request = ClaimRequest::new(queues, holder.clone(), limit, *lease);
             request.kinds = self.kinds();
-            request.order = order;
+            request.order = if broken!(OrderSwapped) { reversed(order) } else { order };
             request.filter = filter.cloned();
             request
         };
@@ -39,10 +39,7 @@ impl Settings {
             let own = self.orders.iter().rev().find(|(name, _)| name == queue);
             own.map_or(self.order, |(_, order)| *order)
         };
-        let other = match self.order {
-            Order::Fifo => Order::Lifo,
-            Order::Lifo => Order::Fifo,
-        };
+        let other = reversed(self.order);
         [self.order, other]
             .into_iter()
             .map(|order| {
@@ -52,5 +49,12 @@ impl Settings {
             .filter(|(queues, _)| !queues.is_empty())
             .map(|(queues, order)| (Queues::Only(queues), order))
             .collect()
+    }
+}
+
+const fn reversed(order: Order) -> Order {
+    match order {
+        Order::Fifo => Order::Lifo,
+        Order::Lifo => Order::Fifo,
     }
 }

@@ -14,7 +14,7 @@ use queue_core::{Kinds, Order, QueueName};
 pub use builder::{UnknownKinds, WorkerBuilder};
 pub use pass::Pass;
 
-use crate::{Queue, run::Bench};
+use crate::{Queue, retention::Sweeping, run::Bench};
 
 /// Runs jobs. Made by [`Worker::new`] and the builder's `build`.
 #[derive(Debug)]
@@ -25,7 +25,7 @@ pub struct Worker {
 
 /// How a worker works.
 #[derive(Clone, Debug)]
-struct Settings {
+pub(crate) struct Settings {
     holder: Arc<str>,
     /// `None`: all queues.
     queues: Option<Vec<QueueName>>,
@@ -35,6 +35,7 @@ struct Settings {
     lease: Duration,
     grace: Duration,
     unknown: UnknownKinds,
+    pub(crate) sweeping: Sweeping,
 }
 
 impl Worker {
@@ -47,6 +48,10 @@ impl Worker {
     /// The queue that it works for.
     pub fn queue(&self) -> &Queue {
         &self.bench.queue
+    }
+
+    pub(crate) const fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     fn kinds(&self) -> Kinds {

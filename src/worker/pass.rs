@@ -1,6 +1,6 @@
-use std::{num::NonZeroU32, sync::Arc};
+use std::{borrow::Cow, num::NonZeroU32, sync::Arc};
 
-use futures::{StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use queue_core::{
     ClaimRequest, Claimed, Error, Job, JobFilter, JobId, JobStore, Order, QueueName, Result, State,
 };
@@ -17,7 +17,7 @@ pub struct Pass {
     order: Option<Order>,
     queues: Option<Vec<QueueName>>,
     filter: Option<JobFilter>,
-    sequential: bool,
+    concurrency: Option<u32>,
     count_remaining: bool,
 }
 
@@ -29,7 +29,7 @@ impl Pass {
             order: None,
             queues: None,
             filter: None,
-            sequential: false,
+            concurrency: None,
             count_remaining: false,
         }
     }
@@ -58,11 +58,21 @@ impl Pass {
         self
     }
 
-    /// Only the jobs with these ids.
+    /// Only jobs of these kinds. Of none: no job.
+    pub fn kinds<K: Into<Cow<'static, str>>>(self, kinds: impl IntoIterator<Item = K>) -> Self {
+        let mut filter = self.filter.clone().unwrap_or_default();
+        filter.kinds = Some(kinds.into_iter().map(Into::into).collect());
+        self.filter(filter)
+    }
+
+    /// Only the jobs with these ids. With none: no job.
     pub fn ids(self, ids: impl IntoIterator<Item = JobId>) -> Self {
         let filter = self.filter.clone().unwrap_or_default();
         let mut with_ids = filter;
         with_ids.ids = Some(ids.into_iter().collect());
+        if broken!(NoIdsMeanAll) {
+            with_ids.ids.take_if(|ids| ids.is_empty());
+        }
         self.filter(with_ids)
     }
 
@@ -72,10 +82,16 @@ impl Pass {
         self.filter(filter.with_label(key, value))
     }
 
-    /// One job after the other, in claim order.
-    pub const fn sequential(mut self) -> Self {
-        self.sequential = true;
+    /// At most so many jobs at once, in claim order; as many as are claimed when it is not called. 0 is refused by
+    /// [`Worker::run`].
+    pub const fn concurrency(mut self, concurrency: u32) -> Self {
+        self.concurrency = Some(concurrency);
         self
+    }
+
+    /// One job after the other, in claim order: a concurrency of 1.
+    pub const fn sequential(self) -> Self {
+        self.concurrency(1)
     }
 
     /// Counts what is left at the end. One more trip.
@@ -100,18 +116,28 @@ impl Worker {
     /// Jobs whose lease is over are taken back first if there is room for them.
     ///
     /// # Errors
-    /// `Invalid` for a limit of 0; trouble with the store while claiming. Trouble later on makes a
+    /// `Invalid` for a limit or a concurrency of 0; trouble with the store while claiming. Trouble later on makes a
     /// job [`Lost`](crate::JobResult::Lost).
     pub async fn run(&self, pass: Pass) -> Result<Summary> {
         let unlimited = broken!(LimitZeroIsUnlimited).then_some(NonZeroU32::MAX);
         let limit = NonZeroU32::new(pass.limit)
             .or(unlimited)
             .ok_or_else(|| Error::invalid("the limit of a pass must be at least 1"))?;
+        if pass.concurrency == Some(0) {
+            return Err(Error::invalid("the concurrency of a pass must be at least 1"));
+        }
         let taken = self.claim_for(&pass, limit).await?;
-        let at_once = if pass.sequential { 1 } else { taken.len().max(1) };
+        let at_once = pass.concurrency.map_or(taken.len(), |many| many as usize).max(1);
         // All are held from the moment they are claimed, also those that wait for their turn.
-        let reports = stream::iter(taken).map(Taken::spawn).buffered(at_once);
-        let jobs: Vec<JobReport> = reports.filter_map(std::future::ready).collect().await;
+        // A job that takes long holds up no slot but its own, so they end in any order.
+        let run = |(place, taken): (usize, Taken)| {
+            taken.spawn().map(move |report| report.map(|report| (place, report)))
+        };
+        let reports = stream::iter(taken.into_iter().enumerate()).map(run);
+        let mut jobs: Vec<(usize, JobReport)> =
+            reports.buffer_unordered(at_once).filter_map(std::future::ready).collect().await;
+        jobs.sort_by_key(|(place, _)| *place);
+        let jobs: Vec<JobReport> = jobs.into_iter().map(|(_, report)| report).collect();
         if broken!(OneBadJobRejectsTheRun) {
             refuse_unknown(&jobs)?;
         }

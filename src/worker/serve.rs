@@ -38,6 +38,7 @@ impl Worker {
     ///
     /// # Errors
     /// Trouble with the store at the very start, when its clock is read.
+    #[doc(alias = "auto_run")]
     pub async fn run_until(&self, shutdown: impl Future<Output = ()> + Send) -> Result<()> {
         self.serve(shutdown, |_| {}).await
     }
@@ -56,7 +57,10 @@ impl Worker {
         let over = CancellationToken::new();
         let _reaper = over.clone().drop_guard();
         if let Some(handle) = io.handle() {
-            handle.spawn(reap_regularly(io.store().clone(), clock.clone(), over));
+            handle.spawn(reap_regularly(io.store().clone(), clock.clone(), over.clone()));
+            if let Some(sweeping) = self.sweeping(clock.clone(), over) {
+                handle.spawn(sweeping);
+            }
         }
         let (hints, _listening) = io.hints();
         // Without hints from the store, what this worker itself has just freed or put back would be
@@ -74,6 +78,7 @@ impl Worker {
                 false => u32::try_from(running.len()).unwrap_or(u32::MAX),
             };
             let free = NonZeroU32::new(self.settings.concurrency.saturating_sub(busy));
+            let free = if broken!(ClaimsAhead) { NonZeroU32::new(100) } else { free };
             let may_ask = claiming.is_none() && free.is_some();
             tokio::select! {
                 biased;

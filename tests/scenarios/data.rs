@@ -1,8 +1,12 @@
 //! Workflows that are data, against the same workflow as code.
 #![cfg(feature = "flow")]
 
+use std::time::Duration;
+
+use futures::future::BoxFuture;
 use queue::{
-    JobState, Pass, Payload, State, StepEntry, Task, TaskError, TaskResult, Wf, Worker,
+    Backoff, DynTask, JobCtx, JobState, Pass, Payload, State, StepEntry, Task, TaskError,
+    TaskOptions, TaskResult, Wf, Worker,
     core::NewJob,
     flow::{Flow, FlowWorkflow},
 };
@@ -14,6 +18,11 @@ crate::on_every_store!(
     e1_a_workflow_gives_the_same_as_code_and_as_data,
     e2_a_failing_step_of_a_data_workflow_is_repeated_as_often_as_its_task_says,
     a_step_that_completes_the_job_ends_it,
+    a_flow_whose_steps_need_each_other_is_refused_by_name,
+);
+
+crate::on_every_store_by_the_clock!(
+    a_step_of_a_data_workflow_waits_for_the_backoff_of_its_task_and_logs_each_attempt,
 );
 
 #[derive(Serialize, Deserialize, Task)]
@@ -134,4 +143,67 @@ async fn a_step_that_completes_the_job_ends_it(scene: Scene) {
     // Where the condition does not hold, the step is skipped and the last one gives the output.
     let job = drained(&scene, &docs, "as-data", r#"{"start":1}"#).await;
     assert_eq!(job.output.unwrap().as_str(), r#"{"sum":0}"#);
+}
+
+async fn a_flow_whose_steps_need_each_other_is_refused_by_name(scene: Scene) {
+    let circle = r#"{"steps": [
+        {"id": "a", "task": "add", "input": {"left": 1, "right": "{{ steps.c.output.sum }}"}},
+        {"id": "b", "task": "add", "needs": ["a"], "input": {"left": 1, "right": 1}},
+        {"id": "c", "task": "add", "needs": ["b"], "input": {"left": 1, "right": 1}}
+    ]}"#;
+    let flow: Flow = serde_json::from_str(circle).unwrap();
+    let error = FlowWorkflow::new("circle", &flow, ["add"]).unwrap_err().to_string();
+    assert_eq!(error, "steps need each other in a circle: a needs c needs b needs a");
+    assert!(scene.queue.tally(queue::JobFilter::all()).await.unwrap().is_empty());
+}
+
+async fn a_step_of_a_data_workflow_waits_for_the_backoff_of_its_task_and_logs_each_attempt(
+    scene: Scene,
+) {
+    const MINUTE: Duration = Duration::from_secs(60);
+    struct Flaky(Docs);
+    impl DynTask for Flaky {
+        fn name(&self) -> &'static str {
+            "flaky"
+        }
+        fn options(&self) -> TaskOptions {
+            TaskOptions::new().retries(3).backoff(Backoff::exponential(MINUTE))
+        }
+        fn call(&self, _: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {
+            self.0.write("flaky");
+            let failed = self.0.count("flaky") < 3;
+            Box::pin(async move { if failed { Err(TaskError::new("not yet")) } else { Ok(input) } })
+        }
+    }
+    let docs = Docs::default();
+    let flow = r#"{"steps": [
+        {"id": "one", "task": "add", "input": {"left": 1, "right": 1}},
+        {"id": "two", "task": "flaky", "input": "{{ steps.one.output }}"}
+    ]}"#;
+    let flow: Flow = serde_json::from_str(flow).unwrap();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .task(add)
+        .dyn_task(Flaky(docs.clone()))
+        .dyn_workflow(FlowWorkflow::new("patient", &flow, ["add", "flaky"]).unwrap())
+        .build()
+        .unwrap();
+    let job = NewJob::new("patient", Payload::null());
+    let id = job.id;
+    scene.queue.insert(vec![job]).await.unwrap();
+    for wait in [MINUTE, 2 * MINUTE] {
+        worker.drain(Pass::new()).await.unwrap();
+        let job = scene.queue.job(id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.run_at), (JobState::Waiting, scene.clock.now().plus(wait)));
+        let error: queue::JobError = job.error.unwrap().to().unwrap();
+        assert_eq!((error.step.as_deref(), error.message.as_str()), (Some("two"), "not yet"));
+        scene.clock.advance(wait);
+    }
+    worker.drain(Pass::new()).await.unwrap();
+    let job = scene.queue.job(id).await.unwrap().unwrap();
+    assert_eq!((job.state, job.attempt), (JobState::Completed, 3));
+    let logged: Vec<_> = job.log.iter().filter_map(StepEntry::from_entry).collect();
+    let logged: Vec<_> = logged.iter().map(|step| (step.step.as_str(), step.attempt)).collect();
+    assert_eq!(logged, [("one", 1), ("two", 1), ("two", 2), ("two", 3)]);
+    assert_eq!(docs.count("add"), 1);
 }

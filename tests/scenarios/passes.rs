@@ -1,10 +1,17 @@
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::future::join_all;
 use queue::{Order, Pass, Queue, QueueName, State, Task, TaskResult, Worker};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
-use crate::scene::{Docs, Scene};
+use crate::scene::{Docs, Scene, eventually};
 
 crate::on_every_store!(
     e5_of_ten_concurrent_passes_exactly_one_gets_the_job,
@@ -14,7 +21,12 @@ crate::on_every_store!(
     e13_a_pass_runs_ten_jobs_or_as_many_as_its_limit,
     e14_a_pass_by_id_runs_only_that_job,
     e14_a_pass_by_label_runs_only_jobs_with_the_label,
+    a_pass_by_kind_runs_only_jobs_of_the_kind,
+    a_pass_by_no_ids_no_kinds_or_no_queues_runs_nothing,
+    a_pass_runs_at_most_as_many_jobs_at_once_as_it_is_told,
     a_limit_of_zero_is_refused,
+    a_concurrency_of_zero_is_refused,
+    all_queues_are_taken_only_where_that_is_said,
     a_pass_says_how_many_jobs_remain,
     a_retry_that_is_due_at_once_waits_for_the_next_pass,
 );
@@ -129,6 +141,92 @@ async fn e14_a_pass_by_label_runs_only_jobs_with_the_label(scene: Scene) {
     let worker = worker(scene.queue.clone(), &docs).build().unwrap();
     worker.run(Pass::new().label("tenant", "a")).await.unwrap();
     assert_eq!(docs.all(), ["mine"]);
+}
+
+async fn a_pass_by_kind_runs_only_jobs_of_the_kind(scene: Scene) {
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "other")]
+    struct Other;
+    let docs = Docs::default();
+    let worker = worker(scene.queue.clone(), &docs)
+        .task(|_: Other, State(docs): State<Docs>| async move {
+            docs.write("other");
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    scene.queue.enqueue_many(notes(2)).await.unwrap();
+    scene.queue.enqueue(Other).await.unwrap();
+    let summary = worker.run(Pass::new().kinds(["other"]).count_remaining()).await.unwrap();
+    assert_eq!((docs.all(), summary.remaining), (vec!["other".to_owned()], Some(0)));
+    // A kind that this worker has no handler for is not its business, filter or not.
+    let summary = worker.run(Pass::new().kinds(["note", "stranger"])).await.unwrap();
+    assert_eq!(summary.succeeded(), 2);
+}
+
+async fn a_pass_by_no_ids_no_kinds_or_no_queues_runs_nothing(scene: Scene) {
+    let docs = Docs::default();
+    scene.queue.enqueue_many(notes(3)).await.unwrap();
+    let worker = worker(scene.queue.clone(), &docs).build().unwrap();
+    for pass in [Pass::new().ids([]), Pass::new().kinds([""; 0]), Pass::new().queues([])] {
+        let summary = worker.run(pass.count_remaining()).await.unwrap();
+        assert_eq!((summary.jobs.len(), summary.remaining), (0, Some(0)));
+    }
+    assert_eq!(docs.len(), 0);
+}
+
+async fn a_pass_runs_at_most_as_many_jobs_at_once_as_it_is_told(scene: Scene) {
+    /// How many run, how many ran at once at most, and the word to end.
+    #[derive(Clone, Default)]
+    struct Busy(Arc<AtomicU32>, Arc<AtomicU32>, Arc<Notify>);
+    let (busy, docs) = (Busy::default(), Docs::default());
+    scene.queue.enqueue_many(notes(9)).await.unwrap();
+    let worker = Worker::new(scene.queue.clone())
+        .state((busy.clone(), docs.clone()))
+        .task(|Note(text): Note, State((busy, docs)): State<(Busy, Docs)>| async move {
+            let Busy(now, most, end) = busy;
+            most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            docs.write(text);
+            end.notified().await;
+            now.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    let one_after_the_other = async {
+        for begun in 3..9 {
+            eventually("so many have begun", || async { docs.len() >= begun }).await;
+            busy.2.notify_one();
+        }
+        eventually("all have ended", || async {
+            busy.2.notify_one();
+            docs.len() == 9 && busy.0.load(Ordering::SeqCst) == 0
+        })
+        .await;
+    };
+    let pass = worker.run(Pass::new().concurrency(3));
+    let (summary, ()) = tokio::join!(pass, one_after_the_other);
+    assert_eq!((summary.unwrap().succeeded(), busy.1.load(Ordering::SeqCst)), (9, 3));
+}
+
+async fn a_concurrency_of_zero_is_refused(scene: Scene) {
+    let error = worker(scene.queue.clone(), &Docs::default()).concurrency(0).build().unwrap_err();
+    assert_eq!(error.to_string(), "concurrency must be at least 1");
+    let worker = worker(scene.queue.clone(), &Docs::default()).build().unwrap();
+    let error = worker.run(Pass::new().concurrency(0)).await.unwrap_err();
+    assert_eq!(error.kind(), queue::ErrorKind::Invalid);
+}
+
+async fn all_queues_are_taken_only_where_that_is_said(scene: Scene) {
+    let docs = Docs::default();
+    let other = QueueName::new("other").unwrap();
+    scene.queue.enqueue(Note("default".into())).await.unwrap();
+    scene.queue.enqueue(Note("other".into())).queue(other).await.unwrap();
+    worker(scene.queue.clone(), &docs).build().unwrap().drain(Pass::new()).await.unwrap();
+    assert_eq!(docs.all(), ["default"]);
+    let all = worker(scene.queue.clone(), &docs).all_queues().build().unwrap();
+    all.drain(Pass::new()).await.unwrap();
+    assert_eq!(docs.all(), ["default", "other"]);
 }
 
 async fn a_limit_of_zero_is_refused(scene: Scene) {

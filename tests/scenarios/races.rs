@@ -24,30 +24,28 @@ async fn e25_fifty_racing_editors_lose_no_update(scene: Scene) {
     let handle = scene.queue.enqueue(Edited).label("edits", "0").await.unwrap();
     let siblings: Vec<Queue> = join_all((0..4).map(|_| scene.sibling())).await;
     let edits = (0..RACERS).map(|racer| {
-        let store = siblings[racer % siblings.len()].store().clone();
-        let id = handle.id();
+        let (queue, id) = (siblings[racer % siblings.len()].clone(), handle.id());
         tokio::spawn(async move {
-            loop {
-                let job = store.get_one(id).await.unwrap().unwrap();
+            let one_more = |job: &queue::Job| {
                 let edits: u32 = job.labels["edits"].parse().unwrap();
-                let patch = JobPatch::default()
+                JobPatch::default()
                     .with_label("edits", (edits + 1).to_string())
-                    .with_progress(Progress::new(u8::try_from(edits + 1).unwrap()));
-                match store.update_one(id, Guard::Version(job.version), patch).await.unwrap() {
-                    Outcome::Applied(_) => return,
-                    Outcome::Conflict { actual } => assert!(actual > job.version),
-                    other => panic!("{other:?}"),
-                }
+                    .with_progress(Progress::new(u8::try_from(edits + 1).unwrap()))
+            };
+            // The helper gives up after four tries, and fifty racers may need more.
+            match queue.edit(id, one_more).await.unwrap() {
+                Outcome::Applied(_) => true,
+                Outcome::Conflict { .. } => false,
+                other => panic!("{other:?}"),
             }
         })
     });
-    for edit in join_all(edits).await {
-        edit.unwrap();
-    }
+    let applied = join_all(edits).await.into_iter().filter(|edit| *edit.as_ref().unwrap()).count();
     let job = handle.job().await.unwrap().unwrap();
-    assert_eq!(job.version, Version(1 + RACERS as u64));
-    assert_eq!(job.labels["edits"], RACERS.to_string());
-    assert_eq!(job.progress.unwrap().percent, RACERS as u8);
+    assert!(applied >= 4, "in each round of tries somebody gets through");
+    assert_eq!(job.version, Version(1 + applied as u64));
+    assert_eq!(job.labels["edits"], applied.to_string());
+    assert_eq!(usize::from(job.progress.unwrap().percent), applied);
 }
 
 async fn e26_the_fenced_holder_cannot_complete_a_job_that_failed_elsewhere(scene: Scene) {

@@ -20,6 +20,8 @@ crate::on_every_store!(
     a_paused_queue_rests_until_it_is_resumed,
     a_lane_is_never_exceeded_and_always_used,
     delayed_jobs_run_when_they_fall_due,
+    a_sequential_worker_runs_one_job_after_the_other_in_order,
+    a_worker_claims_no_more_than_it_can_start,
 );
 
 #[derive(Serialize, Deserialize, Task)]
@@ -203,4 +205,55 @@ async fn delayed_jobs_run_when_they_fall_due(scene: Scene) {
     .await;
     due.sort();
     assert_eq!(docs.all(), due.into_iter().map(|(_, note)| note).collect::<Vec<_>>());
+}
+
+async fn a_sequential_worker_runs_one_job_after_the_other_in_order(scene: Scene) {
+    let docs = Docs::default();
+    for n in 0..30 {
+        let note = Note(format!("{:02}", if n % 3 == 0 { n } else { n + 50 }));
+        scene.queue.enqueue(note).priority(i16::from(n % 3 == 0)).await.unwrap();
+    }
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .task(|Note(text): Note, State(docs): State<Docs>| async move {
+            docs.write(format!("{text} begins"));
+            tokio::task::yield_now().await;
+            docs.write(format!("{text} ends"));
+            Ok(())
+        })
+        .sequential()
+        .build()
+        .unwrap();
+    worker.run_until_empty(|_| {}).await.unwrap();
+    let mut expected: Vec<String> = docs.all();
+    // "begins" comes before "ends", and the jobs of higher priority have the lower numbers.
+    expected.sort();
+    assert_eq!((docs.len(), docs.all()), (60, expected));
+}
+
+async fn a_worker_claims_no_more_than_it_can_start(scene: Scene) {
+    let (docs, end) = (Docs::default(), Arc::new(Notify::new()));
+    let worker = Worker::new(scene.queue.clone())
+        .state((docs.clone(), end.clone()))
+        .task(|Note(text): Note, State((docs, end)): State<(Docs, Arc<Notify>)>| async move {
+            docs.write(text);
+            end.notified().await;
+            Ok(())
+        })
+        .concurrency(2)
+        .build()
+        .unwrap();
+    scene.queue.enqueue_many((0..9).map(|n| Note(n.to_string()))).await.unwrap();
+    while_serving(worker, async {
+        let sibling = scene.sibling().await;
+        for begun in 2..=9 {
+            eventually("so many have begun", || async { docs.len() == begun }).await;
+            let running = JobFilter::all().with_states(JobState::Running);
+            let held: u64 = sibling.tally(running).await.unwrap().iter().map(|t| t.count).sum();
+            assert!(held <= 2, "{held} jobs are held with room for 2");
+            end.notify_one();
+        }
+        end.notify_waiters();
+    })
+    .await;
 }
