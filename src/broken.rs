@@ -129,6 +129,16 @@ switches! {
         "Steps that need each other are not noticed when the flow is read.";
     EditUnguarded: "52", "editing::memory::an_edit_that_meets_another_one_is_made_on_top_of_it",
         "An edit is written whatever the version is by then.";
+    ScheduledJobsHaveFreshIds: "44", "schedules::memory_by_the_clock::of_five_schedulers_that_race_for_a_slot_one_enqueues_its_job",
+        "Two schedulers enqueue twice: the id of a job is not made of its slot.";
+    SchedulesShareStatistics: "44", "schedules::memory_by_the_clock::schedules_of_two_queues_do_not_share_slots_or_statistics",
+        "Statistics of one queue overwrite another's.";
+    SlotsAreStampedWithThePass: "44", "schedules::memory_by_the_clock::a_slot_is_stamped_with_itself_and_not_with_the_time_of_the_pass",
+        "The stamp is the time of the pass, so a slot is fired twice.";
+    AFailingScheduleStopsTheOthers: "47", "schedules::memory_by_the_clock::a_failing_schedule_does_not_stop_the_others",
+        "A failing schedule stops the others.";
+    PassesEnqueueSchedules: "46", "schedules::memory_by_the_clock::passes_run_what_is_queued_and_enqueue_no_schedule",
+        "A pass enqueues schedules too.";
 }
 
 /// What is known of a switch.

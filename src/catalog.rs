@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use queue_core::name::check_name;
+use queue_core::{Payload, name::check_name};
 
 use crate::{
     BuildError, DynTask, DynWorkflow, TaskOptions,
@@ -28,6 +28,16 @@ pub(crate) struct Registered {
 pub(crate) enum Run {
     Task(Arc<dyn DynTask>),
     Workflow(Arc<dyn DynWorkflow>),
+}
+
+impl Run {
+    /// Whether the handler takes this input.
+    pub(crate) fn check_input(&self, input: &Payload) -> Result<(), queue_core::Error> {
+        match self {
+            Run::Task(task) => task.check_input(input),
+            Run::Workflow(workflow) => workflow.check_input(input),
+        }
+    }
 }
 
 impl Catalog {

@@ -191,6 +191,14 @@ pub enum BuildError {
         /// The queue.
         queue: queue_core::QueueName,
     },
+    /// A schedule that cannot be kept.
+    #[error("schedule {schedule:?}: {fault}")]
+    Schedule {
+        /// The schedule's name, or its expression and kind.
+        schedule: String,
+        /// What is wrong with it.
+        fault: crate::ScheduleFault,
+    },
     /// A malformed name or option.
     #[error(transparent)]
     Invalid(#[from] queue_core::Error),

@@ -105,6 +105,15 @@ pub trait DynTask: Send + Sync + 'static {
         TaskOptions::default()
     }
 
+    /// Checks that an input is one that [`call`](Self::call) can take. The answer of one that cannot tell is yes.
+    ///
+    /// # Errors
+    /// `Invalid`, with what does not fit.
+    fn check_input(&self, input: &Payload) -> Result<(), queue_core::Error> {
+        let _ = input;
+        Ok(())
+    }
+
     /// Runs it once.
     fn call(&self, ctx: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>>;
 }
@@ -119,6 +128,15 @@ pub trait DynWorkflow: Send + Sync + 'static {
     /// How its jobs run.
     fn options(&self) -> TaskOptions {
         TaskOptions::default()
+    }
+
+    /// Checks that an input is one that [`call`](Self::call) can take. The answer of one that cannot tell is yes.
+    ///
+    /// # Errors
+    /// `Invalid`, with what does not fit.
+    fn check_input(&self, input: &Payload) -> Result<(), queue_core::Error> {
+        let _ = input;
+        Ok(())
     }
 
     /// Runs it from the top; finished steps are restored by the steps themselves.
@@ -163,6 +181,10 @@ impl<H: Handler<Args>, Args: 'static> DynTask for Typed<H, Args> {
         H::Task::options()
     }
 
+    fn check_input(&self, input: &Payload) -> Result<(), queue_core::Error> {
+        input.to::<H::Task>().map(drop)
+    }
+
     fn call(&self, ctx: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {
         self.run(ctx, &input)
     }
@@ -175,6 +197,10 @@ impl<H: Handler<Args>, Args: 'static> DynWorkflow for Typed<H, Args> {
 
     fn options(&self) -> TaskOptions {
         H::Task::options()
+    }
+
+    fn check_input(&self, input: &Payload) -> Result<(), queue_core::Error> {
+        input.to::<H::Task>().map(drop)
     }
 
     fn call(&self, wf: Wf, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {

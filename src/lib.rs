@@ -24,6 +24,7 @@ mod queue;
 mod retention;
 mod retry;
 mod run;
+mod schedule;
 mod summary;
 mod task;
 mod time;
@@ -56,6 +57,10 @@ pub use hooked::{Change, Changed, Hooked, Hooks};
 pub use queue::{Queue, connect, registry};
 pub use retention::{Retain, Retention, Swept};
 pub use retry::{RETRY_OF, Retried};
+pub use schedule::{
+    Decision, DueSlot, Handled, Missed, Overlap, Schedule, ScheduleFault, ScheduleInfo, Scheduling,
+    SlotFate, SlotReport,
+};
 pub use summary::{JobReport, JobResult, Summary};
 pub use task::{Task, TaskOptions};
 pub use worker::{Pass, UnknownKinds, Worker, WorkerBuilder};

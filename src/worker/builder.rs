@@ -4,7 +4,8 @@ use queue_core::{Order, QueueName, Queues, Uuid, name::check_name};
 
 use super::{Settings, Worker};
 use crate::{
-    BuildError, DynTask, DynWorkflow, Handler, Queue, Registration, Retention, Role, States, Task,
+    BuildError, DynTask, DynWorkflow, Handler, Queue, Registration, Retention, Role, Schedule,
+    Scheduling, States, Task,
     callback::{AnyCallback, On},
     catalog::{Catalog, Run},
     committer::Committer,
@@ -12,6 +13,7 @@ use crate::{
     keeper::Keeper,
     retention::Sweeping,
     run::Bench,
+    schedule::{Scheduler, plan},
 };
 
 /// The lease that a worker takes unless it is told otherwise.
@@ -31,6 +33,7 @@ pub struct WorkerBuilder {
     pub(super) checks: Vec<Check>,
     pub(super) callbacks: Vec<(Cow<'static, str>, On, Arc<dyn AnyCallback>)>,
     settings: Settings,
+    schedules: Vec<Schedule>,
     renew_every: Option<Duration>,
 }
 
@@ -63,7 +66,9 @@ impl WorkerBuilder {
                 grace: GRACE,
                 unknown: UnknownKinds::Leave,
                 sweeping: Sweeping { policies: Vec::new(), every: SWEEP_EVERY },
+                scheduling: Scheduling::Automatic,
             },
+            schedules: Vec::new(),
             renew_every: None,
         }
     }
@@ -105,6 +110,27 @@ impl WorkerBuilder {
     #[must_use]
     pub fn dyn_workflow(mut self, workflow: impl DynWorkflow) -> Self {
         self.runs.push(Run::Workflow(Arc::new(workflow)));
+        self
+    }
+
+    /// Enqueues this task or workflow in each slot of a cron expression, read in UTC, unless the job of an earlier slot is still
+    /// waiting or running. For everything else see [`scheduled`](Self::scheduled).
+    #[must_use]
+    pub fn schedule<T: Task>(self, cron: impl Into<String>, task: T) -> Self {
+        self.scheduled(Schedule::cron(cron, task))
+    }
+
+    /// Enqueues by a schedule. Its kind needs a handler here, and its jobs may go into any queue.
+    #[must_use]
+    pub fn scheduled(mut self, schedule: Schedule) -> Self {
+        self.schedules.push(schedule);
+        self
+    }
+
+    /// Whether the worker handles its schedules while it serves; it does when it is not called.
+    #[must_use]
+    pub const fn scheduling(mut self, scheduling: Scheduling) -> Self {
+        self.settings.scheduling = scheduling;
         self
     }
 
@@ -209,9 +235,18 @@ impl WorkerBuilder {
     ///
     /// # Errors
     /// Two handlers for one name, a callback for a name without one, a missing state, a lease that cannot be kept, a
-    /// concurrency of 0.
+    /// concurrency of 0, a schedule that is malformed, never fires, has no handler or another's name.
     pub fn build(self) -> Result<Worker, BuildError> {
-        let WorkerBuilder { queue, states, runs, checks, callbacks, settings, renew_every } = self;
+        let WorkerBuilder {
+            queue,
+            states,
+            runs,
+            checks,
+            callbacks,
+            settings,
+            schedules,
+            renew_every,
+        } = self;
         check_name("worker name", &settings.holder)?;
         checks.iter().try_for_each(|check| check(&states))?;
         let mut catalog = Catalog::default();
@@ -239,6 +274,8 @@ impl WorkerBuilder {
                 return Err(BuildError::OrderOfUnknownQueue { queue: name.clone() });
             }
         }
+        let planned = plan(schedules, &catalog, &queue.store().info().capabilities)?;
+        let scheduler = Arc::new(Scheduler::new(queue.clone(), planned));
         let bench = Bench {
             committer: Committer::start(queue.io()),
             keeper: Keeper::start(queue.io(), lease, renew_every),
@@ -246,6 +283,6 @@ impl WorkerBuilder {
             catalog: Arc::new(catalog),
             states: Arc::new(states),
         };
-        Ok(Worker { bench: Arc::new(bench), settings })
+        Ok(Worker { bench: Arc::new(bench), scheduler, settings })
     }
 }

@@ -5,6 +5,7 @@ mod callbacks;
 mod claims;
 mod pass;
 mod plan;
+mod scheduling;
 mod serve;
 
 use std::{sync::Arc, time::Duration};
@@ -14,12 +15,13 @@ use queue_core::{Kinds, Order, QueueName};
 pub use builder::{UnknownKinds, WorkerBuilder};
 pub use pass::Pass;
 
-use crate::{Queue, retention::Sweeping, run::Bench};
+use crate::{Queue, Scheduling, retention::Sweeping, run::Bench, schedule::Scheduler};
 
 /// Runs jobs. Made by [`Worker::new`] and the builder's `build`.
 #[derive(Debug)]
 pub struct Worker {
     bench: Arc<Bench>,
+    scheduler: Arc<Scheduler>,
     settings: Settings,
 }
 
@@ -36,6 +38,7 @@ pub(crate) struct Settings {
     grace: Duration,
     unknown: UnknownKinds,
     pub(crate) sweeping: Sweeping,
+    scheduling: Scheduling,
 }
 
 impl Worker {

@@ -119,6 +119,9 @@ impl Worker {
     /// `Invalid` for a limit or a concurrency of 0; trouble with the store while claiming. Trouble later on makes a
     /// job [`Lost`](crate::JobResult::Lost).
     pub async fn run(&self, pass: Pass) -> Result<Summary> {
+        if broken!(PassesEnqueueSchedules) {
+            let _ = self.handle_schedules().await?;
+        }
         let unlimited = broken!(LimitZeroIsUnlimited).then_some(NonZeroU32::MAX);
         let limit = NonZeroU32::new(pass.limit)
             .or(unlimited)

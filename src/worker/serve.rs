@@ -50,6 +50,21 @@ impl Worker {
     pub async fn serve(
         &self,
         shutdown: impl Future<Output = ()> + Send,
+        observe: impl FnMut(&JobReport) + Send,
+    ) -> Result<()> {
+        let (ticking, over) = self.start_scheduling();
+        let shutdown = async move {
+            shutdown.await;
+            over.cancel();
+        };
+        let served = self.serve_jobs(shutdown, observe).await;
+        ticking.stop(self.settings.grace).await;
+        served
+    }
+
+    async fn serve_jobs(
+        &self,
+        shutdown: impl Future<Output = ()> + Send,
         mut observe: impl FnMut(&JobReport) + Send,
     ) -> Result<()> {
         let io = self.queue().io();
@@ -168,7 +183,7 @@ impl Worker {
         }
     }
 
-    /// Works until no job of its queues and kinds is waiting or running, by whomever.
+    /// Works until no job of its queues and kinds is waiting or running, by whomever. It only runs jobs, and handles no schedules.
     ///
     /// # Errors
     /// Trouble with the store at the very start.
@@ -183,7 +198,7 @@ impl Worker {
                 tokio::time::sleep(COUNT_EVERY).await;
             }
         };
-        self.serve(empty, observe).await
+        self.serve_jobs(empty, observe).await
     }
 
     async fn live(&self) -> Result<u64> {
