@@ -192,6 +192,7 @@ impl Active {
                 self.give_back(progress, number);
                 Written::TooLarge(limit)
             }
+            _ if broken!(IgnoresLoss) => Written::Saved,
             Outcome::Fenced
             | Outcome::Conflict { .. }
             | Outcome::Illegal { .. }

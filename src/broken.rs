@@ -8,6 +8,8 @@ macro_rules! switches {
     ($($name:ident: $rule:literal, $killer:literal, $sentence:literal;)*) => {
         /// A defect.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        // Some stand in parts that are switched off by their features.
+        #[cfg_attr(not(feature = "broken"), allow(dead_code))]
         pub enum Broken {
             $(#[doc = $sentence] $name,)*
         }
@@ -139,6 +141,23 @@ switches! {
         "A failing schedule stops the others.";
     PassesEnqueueSchedules: "46", "schedules::memory_by_the_clock::passes_run_what_is_queued_and_enqueue_no_schedule",
         "A pass enqueues schedules too.";
+    ForgetsSteps: "17", "processes::sqlite::e11_after_a_kill_another_process_repeats_only_the_step_in_flight",
+        "What the log says of finished steps is not read.";
+    IgnoresLoss: "15", "leases::memory::a_worker_that_stalled_writes_nothing_into_the_next_attempt",
+        "A worker that is told that it lost a job believes that its write was made.";
+    RenewsAmongHandlers: "14",
+        "blocking::memory::handlers_that_block_a_runtime_of_one_thread_for_three_leases_keep_their_leases",
+        "Leases are renewed on the runtime of the handlers.";
+    WaitsForEver: "56", "stalls::memory::a_write_that_is_never_answered_holds_up_no_other_job",
+        "A call of the store is waited for as long as it takes.";
+    ListensOnce: "56", "stalls::memory::hints_are_listened_to_again_when_their_stream_ends",
+        "A stream of hints that ended is not replaced.";
+    LoopsEndForGood: "56", "stalls::memory::a_look_for_expired_leases_that_never_ends_is_made_again",
+        "A loop of the engine that stalled is not begun anew.";
+    LeasesTogether: "56", "stalls::memory::a_lease_that_cannot_be_renewed_takes_no_other_with_it",
+        "Leases are always renewed by one call for all.";
+    PanicsEscape: "57", "stalls::memory::a_handler_whose_future_panics_when_it_is_dropped_fails_its_job",
+        "A panic outside the polls of a handler is not caught.";
 }
 
 /// What is known of a switch.

@@ -267,7 +267,7 @@ impl Call {
             // In a block of its own, so that a panic before the first await is caught as well.
             let call = async { callback.call(self.ctx.clone(), &self.event).await };
             let told = AssertUnwindSafe(call).catch_unwind().await;
-            if let Err(error) = told.unwrap_or_else(|content| Err(panicked(&*content))) {
+            if let Err(error) = told.unwrap_or_else(|content| Err(panicked(content))) {
                 self.report(on, &error).await;
             }
         }

@@ -1,9 +1,11 @@
 use std::{
     collections::{HashMap, VecDeque},
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
 
+use futures::FutureExt;
 use queue_core::{
     ClaimRequest, Claimed, Effect, Error, ErrorKind, Job, JobId, JobPatch, JobStore, JobUpdate,
     Outcome, Result, Transition, When,
@@ -11,9 +13,14 @@ use queue_core::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    io::{Io, surviving},
+    io::{Io, answering},
     jitter::jittered,
+    supervise::discard,
 };
+
+mod aside;
+
+use aside::Aside;
 
 /// How many updates go into one call at most.
 const BATCH: usize = 1_000;
@@ -26,7 +33,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// It writes at once when nothing is in flight, and gathers while something is: no timer, so the
 /// latency is the lowest when there is little to do, and batches appear under load. A claim that is asked for meanwhile
 /// shares the trip. Updates whose call failed for a passing reason are repeated until the store answers;
-/// the contract makes that safe.
+/// the contract makes that safe. A call that is not answered in time holds up nobody else: its updates are repeated one by one,
+/// apart from the others.
 #[derive(Clone, Debug)]
 pub(crate) struct Committer {
     requests: mpsc::UnboundedSender<Request>,
@@ -54,12 +62,20 @@ enum Request {
 type ClaimWaiter = (Box<ClaimRequest>, oneshot::Sender<Result<Claimed>>);
 
 impl Committer {
-    /// Starts one on the I/O thread. It ends with its last clone, when everything asked of it is done.
-    pub(crate) fn start(io: &Io) -> Self {
+    /// Starts one on the I/O thread. It ends with its last clone, when everything asked of it is done. `patience` is how long it
+    /// waits for one call.
+    pub(crate) fn start(io: &Io, patience: Duration) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
-        let task = Task { store: io.store().clone(), inbox, waiting: VecDeque::new() };
+        let store = io.store().clone();
+        let aside = Aside::new(store.clone(), patience);
+        let mut task = Task { store, patience, inbox, waiting: VecDeque::new(), aside };
         if let Some(handle) = io.handle() {
-            handle.spawn(task.run());
+            handle.spawn(async move {
+                while let Err(content) = AssertUnwindSafe(task.run()).catch_unwind().await {
+                    discard(content);
+                    tracing::error!("what writes for the running jobs panicked; it is begun anew");
+                }
+            });
         }
         Committer { requests }
     }
@@ -96,8 +112,10 @@ impl Committer {
 
 struct Task {
     store: Arc<dyn JobStore>,
+    patience: Duration,
     inbox: mpsc::UnboundedReceiver<Request>,
     waiting: VecDeque<Request>,
+    aside: Aside,
 }
 
 type Reply = oneshot::Sender<Result<Committed>>;
@@ -120,6 +138,10 @@ struct Batch {
 }
 
 impl Batch {
+    const fn is_empty(&self) -> bool {
+        self.updates.is_empty() && self.claim.is_none()
+    }
+
     /// Takes a request in, or gives it back for the next call.
     fn add(&mut self, request: Request) -> Option<Request> {
         match request {
@@ -160,6 +182,13 @@ impl Waiters {
         *self = Waiters::Merged(parts);
     }
 
+    fn answer(self, outcome: &Outcome, repeated: bool) {
+        for reply in self.replies() {
+            // Whoever asked may have been dropped since.
+            let _ = reply.send(Ok(Committed { outcome: outcome.clone(), repeated }));
+        }
+    }
+
     fn replies(self) -> Vec<Reply> {
         match self {
             Waiters::One(reply) => vec![reply],
@@ -182,46 +211,64 @@ fn merge(there: &mut JobPatch, later: JobPatch) {
 }
 
 impl Task {
-    async fn run(mut self) {
+    async fn run(&mut self) {
         while let Some(first) = self.next().await {
             let mut batch = Batch::default();
             let mut later = VecDeque::new();
-            later.extend(batch.add(first));
+            later.extend(self.aside.admit(first).and_then(|request| batch.add(request)));
             while let Some(request) =
                 self.waiting.pop_front().or_else(|| self.inbox.try_recv().ok())
             {
-                later.extend(batch.add(request));
+                later.extend(self.aside.admit(request).and_then(|request| batch.add(request)));
                 if later.len() >= BATCH {
                     break;
                 }
             }
             later.append(&mut self.waiting);
             self.waiting = later;
-            self.write(batch).await;
+            if !batch.is_empty() {
+                self.write(batch).await;
+            }
         }
     }
 
     async fn next(&mut self) -> Option<Request> {
-        match self.waiting.pop_front() {
-            Some(request) => Some(request),
-            None => self.inbox.recv().await,
+        while let Some(held_back) = self.aside.next_now() {
+            self.waiting.extend(held_back);
+        }
+        loop {
+            if let Some(request) = self.waiting.pop_front() {
+                return Some(request);
+            }
+            if self.aside.is_empty() {
+                return self.inbox.recv().await;
+            }
+            tokio::select! {
+                held_back = self.aside.next() => self.waiting.extend(held_back),
+                Some(request) = self.inbox.recv() => return Some(request),
+            }
         }
     }
 
-    async fn write(&self, batch: Batch) {
+    /// A call of the store that is waited for no longer than the others may wait.
+    async fn call<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        answering(self.patience, call).await
+    }
+
+    async fn write(&mut self, batch: Batch) {
         let Batch { updates, waiters, claim, .. } = batch;
         let Some((request, waiter)) = claim else {
             return self.persist(updates, waiters, false).await;
         };
         if updates.is_empty() {
-            let claimed = surviving(self.store.claim(&request)).await;
+            let claimed = self.call(self.store.claim(&request)).await;
             return self.hand_over(claimed, waiter).await;
         }
-        match surviving(self.store.update_and_claim(&updates, &request)).await {
+        match self.call(self.store.update_and_claim(&updates, &request)).await {
             Ok((outcomes, claimed)) => {
                 // First, because nobody renews these leases until the worker has the jobs.
                 self.hand_over(Ok(claimed), waiter).await;
-                self.answer(updates, outcomes, waiters, false).await;
+                self.answer(updates, outcomes, waiters, false);
             }
             Err(error) => {
                 // The updates must get through; the claim is asked for again by the worker, with the
@@ -240,18 +287,30 @@ impl Task {
         if updates.is_empty() {
             return;
         }
-        if let Err(error) = surviving(self.store.update_jobs(&updates)).await {
+        if let Err(error) = self.call(self.store.update_jobs(&updates)).await {
             // They come back when their lease is over.
             tracing::warn!(%error, jobs = updates.len(), "jobs claimed in vain were not given back");
         }
     }
 
-    /// Writes until the store has answered.
-    async fn persist(&self, updates: Vec<JobUpdate>, waiters: Vec<Waiters>, mut repeated: bool) {
+    /// Writes until the store has answered, or puts aside what it does not answer.
+    async fn persist(
+        &mut self,
+        updates: Vec<JobUpdate>,
+        waiters: Vec<Waiters>,
+        mut repeated: bool,
+    ) {
         let mut wait = FIRST_WAIT;
         loop {
-            match surviving(self.store.update_jobs(&updates)).await {
-                Ok(outcomes) => return self.answer(updates, outcomes, waiters, repeated).await,
+            match self.call(self.store.update_jobs(&updates)).await {
+                Ok(outcomes) => return self.answer(updates, outcomes, waiters, repeated),
+                Err(error) if error.kind() == ErrorKind::Timeout => {
+                    tracing::warn!(%error, updates = updates.len(), "writes are not answered; each is repeated apart from the others");
+                    repeated |= error.effect() == Effect::Unknown;
+                    let each = updates.into_iter().zip(waiters);
+                    return each
+                        .for_each(|(update, waiters)| self.aside.put(update, waiters, repeated));
+                }
                 Err(error) if error.is_transient() => {
                     repeated |= error.effect() == Effect::Unknown;
                     tracing::warn!(%error, updates = updates.len(), "the store does not answer; trying again");
@@ -273,8 +332,8 @@ impl Task {
         }
     }
 
-    async fn answer(
-        &self,
+    fn answer(
+        &mut self,
         updates: Vec<JobUpdate>,
         outcomes: Vec<Outcome>,
         waiters: Vec<Waiters>,
@@ -285,17 +344,9 @@ impl Task {
                 // Nothing was changed. One part of several may be the reason, and the others are
                 // not to suffer for it.
                 (Waiters::Merged(parts), Outcome::TooLarge { .. }) => {
-                    for (patch, reply) in parts {
-                        let single = vec![JobUpdate::new(update.id, update.guard, patch)];
-                        Box::pin(self.persist(single, vec![Waiters::One(reply)], repeated)).await;
-                    }
+                    self.aside.split(update.id, update.guard, parts, repeated);
                 }
-                (waiters, _) => {
-                    for reply in waiters.replies() {
-                        // Whoever asked may have been dropped since.
-                        let _ = reply.send(Ok(Committed { outcome: outcome.clone(), repeated }));
-                    }
-                }
+                (waiters, _) => waiters.answer(&outcome, repeated),
             }
         }
     }

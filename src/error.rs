@@ -2,6 +2,8 @@ use std::{error::Error as StdError, fmt};
 
 use queue_core::JobError;
 
+use crate::supervise::discard;
+
 /// What a handler returns.
 pub type TaskResult<T> = Result<T, TaskError>;
 
@@ -123,12 +125,13 @@ impl<E: StdError + Send + Sync + 'static> From<E> for TaskError {
 }
 
 /// The failure that a panic with this content stands for.
-pub(crate) fn panicked(content: &(dyn std::any::Any + Send)) -> TaskError {
+pub(crate) fn panicked(content: Box<dyn std::any::Any + Send>) -> TaskError {
     let message = content
         .downcast_ref::<&str>()
         .map(|message| (*message).to_owned())
         .or_else(|| content.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "a panic without a message".to_owned());
+    discard(content);
     TaskError::named("panic", format!("panicked: {message}"))
 }
 

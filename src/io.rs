@@ -1,4 +1,11 @@
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::{FutureExt, StreamExt};
 use queue_core::{Clock, Effect, Error, ErrorKind, JobStore, Result};
@@ -7,6 +14,8 @@ use tokio::{
     sync::Notify,
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::supervise::{End, Who, discard, supervise};
 
 /// A store with the runtime on which it is used.
 ///
@@ -52,8 +61,24 @@ impl Background {
 
 /// A call of the store by a task that must not die of it: a panic becomes an error.
 pub(crate) async fn surviving<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|_| {
+    AssertUnwindSafe(call).catch_unwind().await.unwrap_or_else(|content| {
+        discard(content);
         Err(Error::new(ErrorKind::Backend, "the store panicked").with_effect(Effect::Unknown))
+    })
+}
+
+/// As [`surviving`], and for at most so long. What has not answered then is dropped: it has happened as a whole or not at all,
+/// and every write of the contract may be repeated.
+pub(crate) async fn answering<T>(
+    patience: Duration,
+    call: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    if broken!(WaitsForEver) {
+        return surviving(call).await;
+    }
+    tokio::time::timeout(patience, surviving(call)).await.unwrap_or_else(|_| {
+        let message = format!("the store has not answered within {patience:?}");
+        Err(Error::new(ErrorKind::Timeout, message).with_effect(Effect::Unknown))
     })
 }
 
@@ -95,19 +120,18 @@ impl Io {
         self.runtime.run(call(self.store.clone())).await
     }
 
-    /// Notifies of the store's hints, until the guard is dropped.
-    pub(crate) fn hints(&self) -> (Arc<Notify>, DropGuard) {
+    /// Notifies a worker of the store's hints, until the guard is dropped. Where the store's stream of them ends, another one
+    /// is taken.
+    pub(crate) fn hints(&self, worker: Arc<str>) -> (Arc<Notify>, DropGuard) {
         let (hints, over) = (Arc::new(Notify::new()), CancellationToken::new());
         if let Some(handle) = self.handle() {
-            let (store, hints, over) = (self.store.clone(), hints.clone(), over.clone());
-            let listen = async move {
-                let mut wakeups = store.wakeups();
-                // A stream that ended gives no more hints: polling is the truth.
-                while wakeups.next().await.is_some() {
-                    hints.notify_one();
-                }
-            };
-            handle.spawn(async move { over.run_until_cancelled(listen).await });
+            let (store, hints) = (self.store.clone(), hints.clone());
+            let who = Who { worker, does: "listens for the store's hints" };
+            let begun = AtomicBool::new(false);
+            // It waits for a hint as long as it takes.
+            supervise(handle, who, Duration::MAX, over.clone(), move |_| {
+                listen(store.clone(), hints.clone(), begun.swap(true, Ordering::SeqCst))
+            });
         }
         (hints, over.drop_guard())
     }
@@ -116,4 +140,16 @@ impl Io {
     pub(crate) fn handle(&self) -> Option<&Handle> {
         self.runtime.0.as_ref().map(Runtime::handle)
     }
+}
+
+async fn listen(store: Arc<dyn JobStore>, hints: Arc<Notify>, again: bool) -> End {
+    let mut wakeups = store.wakeups();
+    if again {
+        // What was hinted at between the two streams was not heard.
+        hints.notify_one();
+    }
+    while wakeups.next().await.is_some() {
+        hints.notify_one();
+    }
+    if broken!(ListensOnce) { End::Done } else { End::CutOff }
 }

@@ -26,6 +26,7 @@ mod retry;
 mod run;
 mod schedule;
 mod summary;
+mod supervise;
 mod task;
 mod time;
 mod worker;

@@ -1,17 +1,19 @@
-use std::sync::Arc;
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;
 use queue_core::{EntryKind, Job, JobError, JobPatch, NewEntry, Payload, Transition, When};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    JobCtx, JobReport, JobResult, Queue, States,
+    JobCtx, JobReport, JobResult, Queue, States, TaskOptions,
     active::{Active, Written},
     callback::Call,
     catalog::{Catalog, Registered, Run},
     committer::{Committer, unstarted},
     ctx::About,
+    error::panicked,
     keeper::Keeper,
+    supervise::discard,
     time::StoreClock,
     workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow, unless_abandoned},
 };
@@ -37,7 +39,13 @@ pub(crate) async fn run_job(bench: &Bench, job: Job, active: Arc<Active>) -> Job
         bench.states.clone(),
     ));
     let input = job.input.clone();
-    let mut ended = drive(bench, job, &about).await;
+    let options = bench.catalog.get(&job.kind).map(|registered| registered.options.clone());
+    let drive = AssertUnwindSafe(drive(bench, job, &about)).catch_unwind();
+    let mut ended = match drive.await {
+        Ok(ended) => ended,
+        Err(content) if broken!(PanicsEscape) => std::panic::resume_unwind(content),
+        Err(content) => undone(content, &options.unwrap_or_default(), &about).into(),
+    };
     let steps = std::mem::take(&mut ended.calls);
     if let (Ending::Complete(output), true) = (&ended.ending, broken!(CallbackBeforeTheRecord)) {
         let result = JobResult::Succeeded { output: output.clone() };
@@ -88,6 +96,29 @@ async fn call_back(
     }
 }
 
+/// A handler's future panicked when it was dropped, after it had been caught at everything that it did itself. The job fails
+/// of that as of any panic; its holder must not vanish.
+fn undone(content: Box<dyn Any + Send>, options: &TaskOptions, about: &About) -> Ending {
+    let active = &about.active;
+    let mut failure = panicked(content).job_error();
+    if let Some(reason) = active.cancel_reason() {
+        return Ending::Cancel(reason);
+    }
+    // It was dropped because the worker stops, which is no failure of its own.
+    if active.stop.is_cancelled() {
+        return Ending::Release;
+    }
+    failure.attempt = active.attempt;
+    failure.is_final = active.attempt > options.retries.unwrap_or(0);
+    match failure.is_final {
+        true => Ending::Fail(failure),
+        false => {
+            let wait = options.backoff.of(active.id, &about.kind, active.attempt);
+            Ending::Retry(wait, failure)
+        }
+    }
+}
+
 /// A job that was claimed: its lease is renewed until this is dropped. One that was never started is
 /// given back then, so that nothing that breaks off between claim and start strands it.
 pub(crate) struct Taken {
@@ -115,7 +146,8 @@ impl Taken {
         });
         run.map(move |report| {
             // The runtime is shutting down, or the engine itself panicked: nothing was written.
-            report.unwrap_or_else(|_| {
+            report.unwrap_or_else(|ended: tokio::task::JoinError| {
+                ended.try_into_panic().map_or_else(drop, discard);
                 named.map(|(id, kind)| JobReport::new(id, kind, JobResult::Lost))
             })
         })
@@ -146,7 +178,7 @@ async fn drive(bench: &Bench, job: Job, about: &Arc<About>) -> Ended {
         return Ending::Fail(unknown(&job, &bench.catalog)).into();
     };
     let about = about.clone();
-    let history = History::read(&job.log);
+    let history = History::read(if broken!(ForgetsSteps) { &[] } else { &job.log });
     match run {
         Run::Task(task) => drive_task(task, &options, about, &history, job.input).await,
         Run::Workflow(workflow) => {

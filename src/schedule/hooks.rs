@@ -148,7 +148,7 @@ async fn call_within<T: Send + 'static>(
         Ok(Ok(answer)) => answer.map_err(|error| failed(error.to_string())),
         Ok(Err(_)) => Err(failed(format!("it took longer than {limit:?}"))),
         Err(error) => match error.try_into_panic() {
-            Ok(content) => Err(failed(panicked(&*content).to_string())),
+            Ok(content) => Err(failed(panicked(content).to_string())),
             Err(_) => Err(Trouble::BrokenOff),
         },
     }

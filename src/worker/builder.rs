@@ -14,6 +14,7 @@ use crate::{
     retention::Sweeping,
     run::Bench,
     schedule::{Scheduler, plan},
+    supervise::patience,
 };
 
 /// The lease that a worker takes unless it is told otherwise.
@@ -177,7 +178,8 @@ impl WorkerBuilder {
     }
 
     /// Holds jobs for so long, renewed by a third of it unless [`renew_every`](Self::renew_every) says otherwise.
-    /// 15 s when it is not called.
+    /// 15 s when it is not called. A call of the store that takes longer than a lease (and half a second) is given up and made
+    /// again.
     #[must_use]
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
@@ -277,8 +279,8 @@ impl WorkerBuilder {
         let planned = plan(schedules, &catalog, &queue.store().info().capabilities)?;
         let scheduler = Arc::new(Scheduler::new(queue.clone(), planned));
         let bench = Bench {
-            committer: Committer::start(queue.io()),
-            keeper: Keeper::start(queue.io(), lease, renew_every),
+            committer: Committer::start(queue.io(), patience(lease)),
+            keeper: Keeper::start(queue.io(), settings.holder.clone(), lease, renew_every),
             queue,
             catalog: Arc::new(catalog),
             states: Arc::new(states),

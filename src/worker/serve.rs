@@ -13,7 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Worker, plan::Plan};
 use crate::{
-    JobReport, committer::unstarted, io::surviving, jitter::jittered, run::Taken, time::StoreClock,
+    JobReport,
+    committer::unstarted,
+    io::{answering, surviving},
+    jitter::jittered,
+    run::Taken,
+    supervise::{End, Pulse, Who, patience, supervise, watch},
+    time::StoreClock,
 };
 
 /// How often a worker looks for leases that are over.
@@ -68,16 +74,22 @@ impl Worker {
         mut observe: impl FnMut(&JobReport) + Send,
     ) -> Result<()> {
         let io = self.queue().io();
-        let clock = StoreClock::read(io).await?;
+        let (worker, patience) = (&self.settings.holder, patience(self.settings.lease));
+        let clock = answering(patience, StoreClock::read(io)).await?;
         let over = CancellationToken::new();
         let _reaper = over.clone().drop_guard();
         if let Some(handle) = io.handle() {
-            handle.spawn(reap_regularly(io.store().clone(), clock.clone(), over.clone()));
-            if let Some(sweeping) = self.sweeping(clock.clone(), over) {
+            if let Some(sweeping) = self.sweeping(clock.clone(), over.clone()) {
                 handle.spawn(sweeping);
             }
+            let (store, clock) = (io.store().clone(), clock.clone());
+            let who = Who { worker: worker.clone(), does: "takes back jobs whose lease is over" };
+            supervise(handle, who, patience, over, move |pulse| {
+                reap_regularly(store.clone(), clock.clone(), pulse)
+            });
         }
-        let (hints, _listening) = io.hints();
+        let (hints, _listening) = io.hints(worker.clone());
+        let mut watched = watch(io.handle(), worker.clone(), patience);
         // Without hints from the store, what this worker itself has just freed or put back would be
         // found by polling only.
         let blind = io.store().info().capabilities.wakeups.is_none();
@@ -98,6 +110,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
+                () = watched.goes_on() => {}
                 Some((report, laned)) = running.next(), if !running.is_empty() => {
                     report.iter().for_each(&mut observe);
                     // The store hints at what this has freed or put back, but hints may be lost.
@@ -126,6 +139,8 @@ impl Worker {
                 }
             }
         }
+        // From here on it only waits.
+        drop(watched);
         let unfinished = async {
             let mut unanswered = match claiming {
                 Some(claiming) => Some(claiming.await),
@@ -207,8 +222,11 @@ impl Worker {
         if let Kinds::Only(kinds) = self.kinds() {
             filter.kinds = Some(kinds);
         }
-        let tallies =
-            self.queue().io().call(|store| async move { store.tally(&filter).await }).await?;
+        let patience = patience(self.settings.lease);
+        let count = |store: Arc<dyn JobStore>| async move {
+            answering(patience, store.tally(&filter)).await
+        };
+        let tallies = self.queue().io().call(count).await?;
         Ok(tallies.iter().map(|tally| tally.count).sum())
     }
 }
@@ -218,15 +236,14 @@ fn unheard() -> Error {
     Error::new(ErrorKind::Unavailable, "the answer was lost").with_effect(Effect::Unknown)
 }
 
-async fn reap_regularly(store: Arc<dyn JobStore>, clock: StoreClock, over: CancellationToken) {
+async fn reap_regularly(store: Arc<dyn JobStore>, clock: StoreClock, pulse: Pulse) -> End {
     let mut seen = clock.now();
     loop {
         tokio::select! {
-            () = over.cancelled() => return,
             () = tokio::time::sleep(jittered(REAP_EVERY)) => {}
             () = clock.moved_from(seen) => seen = clock.now(),
         }
-        match surviving(store.reap(REAP_LIMIT)).await {
+        match pulse.during(surviving(store.reap(REAP_LIMIT))).await {
             Ok(reaped) if reaped.is_empty() => {}
             Ok(reaped) => {
                 tracing::info!(jobs = reaped.len(), "took back jobs whose lease was over")

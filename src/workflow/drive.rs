@@ -72,7 +72,7 @@ pub(crate) async fn drive_task(
     let Some(result) = unless_abandoned(&active, run).await else {
         return gone(&active).into();
     };
-    let result = result.unwrap_or_else(|content| Err(panicked(&*content)));
+    let result = result.unwrap_or_else(|content| Err(panicked(content)));
     if stopped_early(&active, &result) || active.lost.is_cancelled() {
         return gone(&active).into();
     }
@@ -145,7 +145,7 @@ async fn run_workflow(workflow: Arc<dyn DynWorkflow>, wf: &Wf, input: Payload) -
     }
     match result {
         Some(Ok(result)) => finish(wf, result),
-        Some(Err(content)) => finish(wf, Err(panicked(&*content))),
+        Some(Err(content)) => finish(wf, Err(panicked(content))),
         None => parked(wf),
     }
 }

@@ -124,7 +124,7 @@ impl Wf {
         let run = node.scope(about.failing((&step.task, &step.id), run));
         let result = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(result) => result,
-            Err(content) => Err(panicked(&*content)),
+            Err(content) => Err(panicked(content)),
         };
         let result = match result {
             // Nothing that is written now would be taken.

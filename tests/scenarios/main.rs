@@ -5,6 +5,7 @@
 mod scene;
 
 mod backoff;
+mod blocking;
 mod bounds;
 #[cfg(feature = "broken")]
 mod broken;
@@ -34,6 +35,7 @@ mod schedulers;
 mod schedules;
 mod serving;
 mod sleeping;
+mod stalls;
 mod steps;
 mod trips;
 mod unknown;

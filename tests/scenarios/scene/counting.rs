@@ -11,12 +11,13 @@ use std::{
 
 use futures::stream::BoxStream;
 use queue::{
-    JobStore, Timestamp,
+    JobId, JobStore, Timestamp,
     core::{
         StoreInfo, Wakeup, async_trait,
         spec::{Answer, Op, RunOp},
     },
 };
+use tokio::sync::watch;
 
 /// Counts the calls of a store, and makes some of them fail.
 #[derive(Debug, Default)]
@@ -35,6 +36,40 @@ pub struct Trips {
     silent: AtomicBool,
     /// Whether no call reaches the store.
     down: AtomicBool,
+    /// Which calls wait until they are let go on.
+    locks: watch::Sender<Vec<Lock>>,
+    /// How many calls have waited so, or were never answered.
+    hung: AtomicUsize,
+    /// Whether calls block the thread on which they are made.
+    blocking: AtomicBool,
+    /// How many streams of hints are still to end at once: the first by their ends, the last by a panic.
+    cut: AtomicUsize,
+    /// How many streams of hints were taken.
+    streams: AtomicUsize,
+}
+
+/// Calls that wait until they are let go on: as for a row that another transaction has locked, or a network that is silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// All.
+    All,
+    /// Changes of this job.
+    Writes(JobId),
+    /// Renewals of this job's lease.
+    Renewals(JobId),
+}
+
+impl Lock {
+    fn holds(self, op: &Op) -> bool {
+        match (self, op) {
+            (Lock::All, _) => true,
+            (Lock::Writes(id), Op::Update(updates) | Op::UpdateAndClaim(updates, _)) => {
+                updates.iter().any(|update| update.id == id)
+            }
+            (Lock::Renewals(id), Op::Heartbeat(held, _)) => held.iter().any(|held| held.id == id),
+            _ => false,
+        }
+    }
 }
 
 /// What happens to a call.
@@ -46,6 +81,19 @@ pub enum Fault {
     LoseAnswer,
     /// The store panics.
     Panic,
+    /// It does not reach the store, and is never answered.
+    Hang,
+    /// It reaches the store, and is never answered.
+    Silence,
+}
+
+/// What comes of a call that reaches the store.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    Lost,
+    Hung,
+    Silent,
 }
 
 impl Trips {
@@ -84,6 +132,49 @@ impl Trips {
         self.down.store(true, Ordering::SeqCst);
     }
 
+    /// Has these calls wait.
+    pub fn lock(&self, lock: Lock) {
+        self.locks.send_modify(|locks| locks.push(lock));
+    }
+
+    /// Lets all calls go on that wait.
+    pub fn unlock(&self) {
+        self.locks.send_modify(Vec::clear);
+    }
+
+    /// Has calls block the thread on which they are made, from now on or no longer.
+    pub fn block(&self, blocking: bool) {
+        self.blocking.store(blocking, Ordering::SeqCst);
+    }
+
+    /// How many calls have waited, or were never answered.
+    pub fn hung(&self) -> usize {
+        self.hung.load(Ordering::SeqCst)
+    }
+
+    /// Ends the next streams of hints at once; the last of them by a panic.
+    pub fn cut_hints(&self, streams: usize) {
+        self.cut.store(streams, Ordering::SeqCst);
+    }
+
+    /// How many streams of hints were taken so far.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::SeqCst)
+    }
+
+    async fn wait_for_locks(&self, op: &Op) {
+        let holds = |locks: &Vec<Lock>| locks.iter().any(|lock| lock.holds(op));
+        if holds(&self.locks.borrow()) {
+            self.hung.fetch_add(1, Ordering::SeqCst);
+        }
+        self.locks.subscribe().wait_for(|locks| !holds(locks)).await.expect("these are they");
+    }
+
+    async fn never<T>(&self) -> T {
+        self.hung.fetch_add(1, Ordering::SeqCst);
+        std::future::pending().await
+    }
+
     async fn wait(&self, method: &'static str) {
         let delay = self.delays.lock().unwrap().get(method).copied();
         if let Some(delay) = delay {
@@ -92,7 +183,7 @@ impl Trips {
     }
 
     /// Whether a call may reach the store, and if so whether its answer gets through.
-    fn note(&self, method: &'static str) -> queue::Result<bool> {
+    fn note(&self, method: &'static str) -> queue::Result<Fate> {
         *self.calls.lock().unwrap().entry(method).or_default() += 1;
         if self.down.load(Ordering::SeqCst) {
             return Err(queue::Error::new(queue::ErrorKind::Unavailable, "taken down by the test"));
@@ -110,7 +201,9 @@ impl Trips {
                 return Err(queue::Error::new(queue::ErrorKind::Backend, "broken by the test"));
             }
             Some(Fault::Panic) => panic!("the store panics, as the test told it to"),
-            Some(Fault::LoseAnswer) => return Ok(false),
+            Some(Fault::LoseAnswer) => return Ok(Fate::Lost),
+            Some(Fault::Hang) => return Ok(Fate::Hung),
+            Some(Fault::Silence) => return Ok(Fate::Silent),
             None => {}
         }
         let refused = self
@@ -122,7 +215,10 @@ impl Trips {
         }
         let number = self.all.fetch_add(1, Ordering::SeqCst);
         let every = self.lose_every.load(Ordering::SeqCst);
-        Ok(every == 0 || !number.is_multiple_of(every))
+        match every == 0 || !number.is_multiple_of(every) {
+            true => Ok(Fate::Answered),
+            false => Ok(Fate::Lost),
+        }
     }
 
     pub fn of(&self, method: &str) -> usize {
@@ -157,19 +253,32 @@ impl RunOp for Counting {
     }
 
     fn wakeups(&self) -> BoxStream<'static, Wakeup> {
-        match self.trips.silent.load(Ordering::SeqCst) {
-            true => Box::pin(futures::stream::pending()),
-            false => self.store.wakeups(),
+        let trips = &self.trips;
+        trips.streams.fetch_add(1, Ordering::SeqCst);
+        let left = |cut: usize| cut.checked_sub(1);
+        match trips.cut.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left) {
+            Ok(1) => Box::pin(futures::stream::poll_fn(|_| panic!("as the test told it to"))),
+            Ok(_) => Box::pin(futures::stream::empty()),
+            Err(_) if trips.silent.load(Ordering::SeqCst) => Box::pin(futures::stream::pending()),
+            Err(_) => self.store.wakeups(),
         }
     }
 
     async fn run(&self, op: Op) -> queue::Result<Answer> {
-        let heard = self.trips.note(op.method())?;
+        let fate = self.trips.note(op.method())?;
+        if fate == Fate::Hung {
+            return self.trips.never().await;
+        }
+        while self.trips.blocking.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.trips.wait_for_locks(&op).await;
         self.trips.wait(op.method()).await;
         let answer = op.run(&*self.store).await?;
-        match heard {
-            true => Ok(answer),
-            false => {
+        match fate {
+            Fate::Answered | Fate::Hung => Ok(answer),
+            Fate::Silent => self.trips.never().await,
+            Fate::Lost => {
                 let lost =
                     queue::Error::new(queue::ErrorKind::Timeout, "the answer was lost by the test");
                 Err(lost.with_effect(queue::core::Effect::Unknown))

@@ -12,7 +12,7 @@ mod counting;
 #[cfg(any(feature = "postgres", feature = "mongo"))]
 mod servers;
 
-pub use counting::{Counting, Fault, Trips};
+pub use counting::{Counting, Fault, Lock, Trips};
 
 /// How many statements, transactions or commands a database has executed for a store.
 pub type Statements = Box<dyn Fn() -> BoxFuture<'static, u64> + Send + Sync>;
