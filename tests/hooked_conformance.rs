@@ -47,5 +47,5 @@ impl Harness for HookedMemory {
 const PATIENCE: Duration = Duration::from_millis(200);
 
 fn main() -> ExitCode {
-    Suite::new(HookedMemory).run()
+    Suite::new(HookedMemory).named("hooked").run()
 }

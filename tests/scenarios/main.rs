@@ -29,6 +29,8 @@ mod restoring;
 mod retention;
 mod retries;
 mod retry_by_hand;
+#[cfg(feature = "broken")]
+mod rules;
 mod schedule_hooks;
 mod schedule_missed;
 mod schedulers;

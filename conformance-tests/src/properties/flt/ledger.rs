@@ -131,7 +131,7 @@ impl Ledger {
         let during = format!("after a storm in which the store was `{}`", self.fault);
         let ids: Vec<JobId> = told.inserted.iter().copied().collect();
         for part in ids.chunks(100) {
-            let jobs = store.get(part, LogRead::All).await?;
+            let jobs = patiently(|| store.get(part, LogRead::All)).await?;
             check_eq!(jobs.len(), part.len(), "answers of a get");
             for (id, job) in part.iter().zip(jobs) {
                 let Some(job) = job else {
@@ -143,7 +143,7 @@ impl Ledger {
             }
         }
         for part in told.refused_jobs.chunks(100) {
-            let there = store.get(part, LogRead::None).await?;
+            let there = patiently(|| store.get(part, LogRead::None)).await?;
             check!(
                 there.iter().all(Option::is_none),
                 "{during} there are jobs whose insert failed with Effect::None, which says that nothing was changed"
@@ -152,14 +152,14 @@ impl Ledger {
         let count = |queue: &str| {
             let filter = JobFilter::queue(super::super::scene::queue(queue)?);
             Ok::<_, crate::Stop>(async move {
-                let tallies = store.tally(&filter).await?;
+                let tallies = patiently(|| store.tally(&filter)).await?;
                 Ok::<u64, queue_core::Error>(tallies.iter().map(|tally| tally.count).sum())
             })
         };
         check_eq!(count("storm")?.await?, ids.len() as u64, "jobs inserted, {during}");
         let fired: u64 = told.fired.values().map(|(count, _)| count).sum();
         check_eq!(count("fired")?.await?, fired, "jobs of slots, {during}");
-        for stat in store.schedules().await? {
+        for stat in patiently(|| store.schedules()).await? {
             let known = told.fired.get(&stat.schedule).copied();
             check_eq!(
                 Some((stat.fired, stat.last_slot)),
@@ -168,7 +168,7 @@ impl Ledger {
                 stat.schedule
             );
         }
-        let records = store.records(PREFIX).await?;
+        let records = patiently(|| store.records(PREFIX)).await?;
         check_eq!(records.len(), told.records.len(), "records {during}");
         for record in records {
             let known = told.records.get(&record.key).cloned();
@@ -177,6 +177,24 @@ impl Ledger {
         }
         Ok(())
     }
+}
+
+/// How often a reading of what is there is tried: the store of a storm gives its calls little time, and a busy machine may
+/// take it.
+const READINGS: usize = 20;
+
+/// A call that only reads, made again while its trouble is of a passing kind.
+async fn patiently<T, Fut>(call: impl Fn() -> Fut) -> queue_core::Result<T>
+where
+    Fut: Future<Output = queue_core::Result<T>>,
+{
+    for _ in 1..READINGS {
+        match call().await {
+            Err(error) if error.is_transient() => {}
+            answer => return answer,
+        }
+    }
+    call().await
 }
 
 fn check_job(told: &Told, job: &Job, during: &str) -> Checked {
