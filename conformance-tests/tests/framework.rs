@@ -268,9 +268,9 @@ fn a_report_says_how_to_replay_and_is_written_for_people_and_programs() {
 fn the_catalogue_is_whole_and_names_nothing_twice() {
     let expected = [
         ("INS", 12),
-        ("CLM", 23),
+        ("CLM", 24),
         ("LOG", 15),
-        ("UPD", 20),
+        ("UPD", 21),
         ("LSE", 14),
         ("CAN", 7),
         ("LAN", 8),
@@ -282,7 +282,7 @@ fn the_catalogue_is_whole_and_names_nothing_twice() {
         ("SIG", 1),
         ("WAK", 4),
         ("FLT", 10),
-        ("ERR", 7),
+        ("ERR", 8),
         ("HIS", 3),
         ("CRA", 7),
         ("MIG", 3),
