@@ -30,8 +30,12 @@ pub(crate) enum Verdict {
     /// Another document has the key of a unique index.
     Taken,
     TooLarge,
-    /// A transaction that is under way has written the document. Only where the time is limited.
+    /// A transaction that is under way has written the document, or its write was not acknowledged in time. Only where
+    /// the time is limited.
     Blocked,
+    /// It matches nothing now that it was sent again; the first time it may have been made. Only where the time is
+    /// limited.
+    Doubtful,
 }
 
 /// An update of the document that its filter names.
@@ -65,7 +69,7 @@ pub(crate) async fn run(db: &Db, statements: Vec<Statement>) -> Result<Vec<Verdi
 /// command takes longer than the limit, each is sent by itself, and no longer waited for than that.
 ///
 /// A statement that the first command made is sent again: it must be one that can be made twice, or that does not match
-/// what it has made.
+/// what it has made and is then [`Verdict::Doubtful`].
 pub(crate) async fn run_within(
     db: &Db,
     statements: Vec<Statement>,
@@ -78,7 +82,10 @@ pub(crate) async fn run_within(
     let alone = statements.into_iter().map(async |statement| {
         match run_bounded(db, vec![statement], Some(limit)).await {
             Err(error) if error.kind() == ErrorKind::Timeout => Ok(Verdict::Blocked),
-            verdicts => Ok(verdicts?.pop().unwrap_or(Verdict::NotMatched)),
+            verdicts => Ok(match verdicts?.pop() {
+                None | Some(Verdict::NotMatched) => Verdict::Doubtful,
+                Some(verdict) => verdict,
+            }),
         }
     });
     futures::stream::iter(alone).buffered(AT_ONCE).try_collect().await

@@ -38,8 +38,10 @@ pub(crate) async fn reap(db: &Db, limit: NonZeroU32) -> Result<Vec<Reaped>> {
     if let Err(error) = claim::repair(db).await {
         tracing::warn!(%error, "the lanes with parked jobs could not be looked at");
     }
+    // What another reap has written and a majority has not acknowledged is still found: this call then waits for it with its
+    // own write, and does not say that nothing is over where a reader still sees it.
     let mut found = db
-        .jobs
+        .settled_jobs
         .find(doc! { "state": 1, "lease_until": { "$lte": now.as_micros() } })
         .hint(mongodb::options::Hint::Name("held".to_owned()))
         .sort(doc! { "lease_until": 1, "_id": 1 })
@@ -47,45 +49,82 @@ pub(crate) async fn reap(db: &Db, limit: NonZeroU32) -> Result<Vec<Reaped>> {
         .projection(codec::narrow())
         .await
         .map_err(failed)?;
-    let (mut reaped, mut statements) = (Vec::new(), Vec::new());
+    let reap = Reap::begin();
+    let mut reaped = Vec::new();
     while let Some(document) = found.try_next().await.map_err(failed)? {
         let stored = codec::read(&document, 0)?;
         let mut after = stored.row.clone();
         after.reap(now);
-        statements.push(reaping(&stored, &after, &ErrorThen::AsReaped));
         reaped.push((stored, after));
     }
-    // One that has moved on was reaped, settled or renewed by another meanwhile; one that a transaction has written is
-    // about to be.
-    let verdicts = batch::run_within(db, statements, REAP_WAITS).await?;
-    let (mut won, mut full) = (Vec::new(), Vec::new());
-    for ((stored, after), verdict) in reaped.into_iter().zip(verdicts) {
-        match verdict {
-            Verdict::Applied => won.push(after),
-            Verdict::TooLarge => full.push((stored, after)),
-            Verdict::NotMatched | Verdict::Taken | Verdict::Blocked => {}
-        }
-    }
+    let (mut won, full) = reap.write(db, reaped, &ErrorThen::AsReaped).await?;
     // Where there is no room for what became of a job, the error of its last attempt makes room.
-    let statements =
-        full.iter().map(|(stored, after)| reaping(stored, after, &ErrorThen::None)).collect();
-    let verdicts = batch::run_within(db, statements, REAP_WAITS).await?;
-    let made_room = full.into_iter().zip(verdicts).filter(|(_, it)| *it == Verdict::Applied);
-    won.extend(made_room.map(|((_, after), _)| after));
+    let (made_room, _) = reap.write(db, full, &ErrorThen::None).await?;
+    won.extend(made_room);
     let report = |Row { id, queue, control, .. }| {
         Reaped::new(id, queue, control.fence, control.state, control.crashes)
     };
     Ok(won.into_iter().map(report).collect())
 }
 
-fn reaping(stored: &Stored, after: &Row, error: &ErrorThen) -> Statement {
-    let mut change = Change::between(&stored.row, after);
-    match (error, &after.error) {
-        (ErrorThen::AsReaped, None) => {}
-        (ErrorThen::AsReaped, error) => change.payload("error", error.as_ref()),
-        (ErrorThen::None, _) => change.payload("error", None),
+/// One reap, which knows its writes again.
+struct Reap {
+    /// By how much it moves the revision of a job. No other reap and no other write moves it by as much, and so a job
+    /// whose reaping was acknowledged too late is told from one that somebody else has reaped. One that was claimed
+    /// again in that time is not told any more, and missing in the report.
+    step: i64,
+}
+
+impl Reap {
+    fn begin() -> Reap {
+        // The last bytes of a fresh UUID are random.
+        let [.., a, b, c, d] = *queue_core::Uuid::now_v7().as_bytes();
+        Reap { step: 2 + i64::from(u32::from_be_bytes([a, b, c, d])) }
     }
-    cas::guarded(stored, change, STATEMENT_BYTES)
+
+    /// Writes what became of the jobs. Returns those that it took from their holders, and those with too little room.
+    ///
+    /// One that has moved on was reaped, settled or renewed by another meanwhile; one that a transaction has written is
+    /// about to be.
+    async fn write(
+        &self,
+        db: &Db,
+        jobs: Vec<(Stored, Row)>,
+        error: &ErrorThen,
+    ) -> Result<(Vec<Row>, Vec<(Stored, Row)>)> {
+        let statements =
+            jobs.iter().map(|(stored, after)| self.statement(stored, after, error)).collect();
+        let verdicts = batch::run_within(db, statements, REAP_WAITS).await?;
+        let (mut won, mut full, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
+        for ((stored, after), verdict) in jobs.into_iter().zip(verdicts) {
+            match verdict {
+                Verdict::Applied => won.push(after),
+                Verdict::TooLarge => full.push((stored, after)),
+                Verdict::Doubtful | Verdict::Blocked => doubtful.push((stored.rev, after)),
+                Verdict::NotMatched | Verdict::Taken => {}
+            }
+        }
+        if !doubtful.is_empty() {
+            let ids: Vec<JobId> = doubtful.iter().map(|(_, after)| after.id).collect();
+            let there = cas::load(db, &ids).await?;
+            won.extend(doubtful.into_iter().filter_map(|(rev, after)| {
+                let is_own = there.get(&after.id)?.rev == rev + self.step;
+                is_own.then_some(after)
+            }));
+        }
+        Ok((won, full))
+    }
+
+    fn statement(&self, stored: &Stored, after: &Row, error: &ErrorThen) -> Statement {
+        let mut change = Change::between(&stored.row, after);
+        change.move_revision_by(self.step);
+        match (error, &after.error) {
+            (ErrorThen::AsReaped, None) => {}
+            (ErrorThen::AsReaped, error) => change.payload("error", error.as_ref()),
+            (ErrorThen::None, _) => change.payload("error", None),
+        }
+        cas::guarded(stored, change, STATEMENT_BYTES)
+    }
 }
 
 /// What a reap leaves as the error of a job.
@@ -165,9 +204,11 @@ async fn change_chunk(
     for (stored, verdict) in sent.into_iter().zip(batch::run(db, statements).await?) {
         match verdict {
             Verdict::Applied => *counts.count(change, stored.row.control.state) += 1,
-            Verdict::NotMatched | Verdict::Taken | Verdict::TooLarge | Verdict::Blocked => {
-                moved.push(stored.row.id)
-            }
+            Verdict::NotMatched
+            | Verdict::Taken
+            | Verdict::TooLarge
+            | Verdict::Blocked
+            | Verdict::Doubtful => moved.push(stored.row.id),
         }
     }
     Ok(moved)
@@ -187,8 +228,10 @@ pub(crate) async fn delete(db: &Db, wanted: &JobFilter, limit: NonZeroU32) -> Re
         if round > 0 {
             reply::pause(round).await;
         }
+        // What others have deleted and a majority has not acknowledged is still found, and waited for with the write below:
+        // otherwise a reader could still see it when this call has said that nothing is there.
         let found = db
-            .jobs
+            .settled_jobs
             .find(query.clone())
             .sort(doc! { "created_at": 1, "_id": 1 })
             .limit(codec::int(left))

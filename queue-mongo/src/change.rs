@@ -47,6 +47,11 @@ impl Change {
         change
     }
 
+    /// Moves the revision by so much, instead of by one.
+    pub(crate) fn move_revision_by(&mut self, step: i64) {
+        self.inc.insert("rev", step);
+    }
+
     /// Sets a payload, or takes it away.
     pub(crate) fn payload(&mut self, key: &str, payload: Option<&queue_core::Payload>) {
         match payload {

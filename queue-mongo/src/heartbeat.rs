@@ -91,7 +91,7 @@ pub(crate) async fn heartbeat(db: &Db, held: &[Held], lease: Duration) -> Result
                 Verdict::Applied => outcomes[index] = Some(Outcome::Applied(ack)),
                 Verdict::Blocked => blocked[index] = true,
                 Verdict::TooLarge => full[index] = true,
-                Verdict::NotMatched | Verdict::Taken => {}
+                Verdict::NotMatched | Verdict::Taken | Verdict::Doubtful => {}
             }
         }
     }

@@ -156,7 +156,9 @@ pub(crate) async fn update(db: &Db, updates: &[JobUpdate]) -> Result<Vec<Outcome
         match verdict {
             Verdict::Applied => outcomes[index] = Some(Outcome::Applied(Ack::holder(None))),
             Verdict::TooLarge => outcomes[index] = Some(too_large_job()),
-            Verdict::NotMatched | Verdict::Taken | Verdict::Blocked => open.push(index),
+            Verdict::NotMatched | Verdict::Taken | Verdict::Blocked | Verdict::Doubtful => {
+                open.push(index)
+            }
         }
     }
     if let ([update], [0]) = (updates, &open[..])
@@ -252,7 +254,9 @@ async fn careful(
         match verdict {
             Verdict::Applied => outcomes[index] = Some(Outcome::Applied(ack)),
             Verdict::TooLarge => outcomes[index] = Some(too_large_job()),
-            Verdict::NotMatched | Verdict::Taken | Verdict::Blocked => left.push(index),
+            Verdict::NotMatched | Verdict::Taken | Verdict::Blocked | Verdict::Doubtful => {
+                left.push(index)
+            }
         }
     }
     Ok(left)

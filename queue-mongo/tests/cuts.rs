@@ -268,6 +268,54 @@ async fn a_cancel_and_a_slot_whose_answers_were_lost_are_repeated_and_made_once(
     world.each_cut(prepare, fire, check).await;
 }
 
+/// Has the server say of writes of several jobs that they were not acknowledged in time, and lets a rival go first.
+struct Late {
+    rival: Option<MongoStore>,
+    reaped_by_rival: AtomicUsize,
+}
+
+#[async_trait]
+impl OnItsWay for Late {
+    async fn pass(&self, command: &mut Document) -> Way {
+        if command.get_array("updates").is_ok_and(|updates| updates.len() > 1) {
+            if let Some(rival) = &self.rival {
+                let reaped = rival.reap(NonZeroU32::new(100).unwrap()).await.unwrap();
+                self.reaped_by_rival.fetch_add(reaped.len(), Ordering::SeqCst);
+            }
+            // There is one member: the write is made, and two never have it.
+            command.insert("writeConcern", doc! { "w": 2, "j": true, "wtimeout": 1 });
+        }
+        Way::On
+    }
+}
+
+#[tokio::test]
+async fn a_reap_that_is_acknowledged_too_late_reports_what_it_took_and_nothing_else() {
+    for has_rival in [false, true] {
+        let scratch = Server::ReplicaSet.scratch().unwrap();
+        let clock = Clock::manual(Clock::system().now());
+        let direct = scratch.options(&clock).unwrap().open().await.unwrap();
+        let rival = has_rival.then(|| direct.clone());
+        let late = Arc::new(Late { rival, reaped_by_rival: AtomicUsize::new(0) });
+        let relay = Relay::before(&scratch.url, late.clone()).await.unwrap();
+        let options = MongoOptions::from_url(&relay.url).unwrap().database(&scratch.name);
+        let store = options.wake(Wake::Poll).clock(clock.clone()).open().await.unwrap();
+
+        direct.insert(&(0..10).map(|_| plain()).collect::<Vec<_>>()).await.unwrap();
+        let held = direct.claim(&request(10)).await.unwrap().jobs;
+        clock.advance(LEASE * 2);
+        let reaped = store.reap(NonZeroU32::new(100).unwrap()).await.unwrap();
+        wire::assert_sound();
+
+        let by_rival = late.reaped_by_rival.load(Ordering::SeqCst);
+        assert_eq!((reaped.len(), by_rival), if has_rival { (0, 10) } else { (10, 0) });
+        for job in held {
+            let job = direct.get_one(job.id).await.unwrap().unwrap();
+            assert_eq!((job.state, job.crashes), (State::Waiting, 1));
+        }
+    }
+}
+
 /// The ids of the writes that are under way in this collection.
 async fn writes(admin: &mongodb::Database, collection: &str) -> Vec<Bson> {
     let running = doc! { "currentOp": 1, "active": true, "ns": collection, "op": "update" };

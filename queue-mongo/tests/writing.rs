@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 
 use futures::StreamExt;
 use queue_core::{
-    ClaimRequest, Clock, EntryKind, Held, Inserted, Job, JobPatch, JobStore, JobStoreExt,
-    JobUpdate, LogRead, NewEntry, NewJob, Outcome, Payload, QueueName, Queues, State, Transition,
-    Unique,
+    ClaimRequest, Clock, EntryKind, Held, Inserted, Job, JobFilter, JobId, JobPatch, JobStore,
+    JobStoreExt, JobUpdate, LogRead, NewEntry, NewJob, Outcome, Payload, QueueName, Queues, State,
+    Transition, Unique,
 };
 use queue_mongo::MongoStore;
 use server::{Scratch, Server};
@@ -203,5 +203,48 @@ async fn the_log_after_a_position_comes_with_the_whole_job() {
         assert_eq!(found.log.len(), left, "after {after}");
         assert!(found.log.iter().zip(after + 1..).all(|(entry, seq)| entry.seq.0 == seq));
         assert_eq!(found.log_len, 5);
+    }
+}
+
+/// What others have written and no majority has acknowledged is not passed over in silence: readers do not see it yet.
+#[tokio::test]
+async fn a_delete_and_a_reap_that_find_nothing_leave_nothing_to_be_seen() {
+    use mongodb::{
+        bson::{Document, doc},
+        options::WriteConcern,
+    };
+    use queue_mongo::mongodb;
+    const ROUNDS: u32 = 30;
+
+    let scratch = Server::ReplicaSet.scratch().unwrap();
+    let clock = Clock::manual(Clock::system().now());
+    let store = scratch.options(&clock).unwrap().open().await.unwrap();
+    let documents = store.database().collection::<Document>("jobs");
+    let many = NonZeroU32::new(10).unwrap();
+    // Applied, and not waited for.
+    let at_once = || WriteConcern::builder().w(mongodb::options::Acknowledgment::Nodes(1)).build();
+    let by_id = |id: JobId| {
+        let bytes = id.as_uuid().as_bytes().to_vec();
+        let subtype = mongodb::bson::spec::BinarySubtype::Uuid;
+        doc! { "_id": mongodb::bson::Binary { subtype, bytes } }
+    };
+    for round in 0..ROUNDS {
+        let job = NewJob::new("task", Payload::null());
+        store.insert(std::slice::from_ref(&job)).await.unwrap();
+        documents.delete_one(by_id(job.id)).write_concern(at_once()).await.unwrap();
+        assert_eq!(store.delete(&JobFilter::id(job.id), many).await.unwrap(), 0);
+        assert_eq!(store.get_one(job.id).await.unwrap(), None, "round {round}");
+    }
+    for round in 0..ROUNDS {
+        let job = claimed(&store, NewJob::new("task", Payload::null())).await;
+        clock.advance(Duration::from_secs(61));
+        let renewed = clock.now().plus(Duration::from_secs(60));
+        let renewal = doc! { "$set": { "lease_until": renewed.as_micros() }, "$inc": { "rev": 1 } };
+        documents.update_one(by_id(job.id), renewal).write_concern(at_once()).await.unwrap();
+        assert!(store.reap(many).await.unwrap().is_empty(), "round {round}");
+        let lease = store.get_one(job.id).await.unwrap().unwrap().lease_until;
+        assert_eq!(lease, Some(renewed), "round {round}");
+        let settle = JobUpdate::held(job.id, job.fence, complete());
+        assert!(store.update_jobs(&[settle]).await.unwrap()[0].is_saved());
     }
 }
