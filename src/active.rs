@@ -107,7 +107,7 @@ impl Active {
 
     pub(crate) fn report(&self, progress: Progress) {
         let mut notes = self.notes();
-        notes.progress = Some(progress);
+        notes.progress = Some(progress).filter(|_| !broken!(ProgressIsDropped));
         notes.reports += 1;
     }
 

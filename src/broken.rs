@@ -1,7 +1,29 @@
 //! Engines that are broken on purpose, so that the tests can prove that they would notice.
 //!
 //! A switch is a defect that such systems ship with. It is off unless this crate is built with the feature `broken`, which
-//! only its own tests do, and the environment variable `QUEUE_BROKEN` names it.
+//! only its own tests do, and the environment variable `QUEUE_BROKEN` names it. Defects of what stores do for the engine are
+//! in a wrapper around the store.
+
+/// `broken!(Name)`: whether the engine is to be broken so.
+macro_rules! broken {
+    ($name:ident) => {
+        $crate::broken::is($crate::broken::Broken::$name)
+    };
+}
+
+#[cfg(feature = "broken")]
+mod store;
+
+#[cfg(feature = "broken")]
+pub(crate) use store::around;
+
+/// The store as it is.
+#[cfg(not(feature = "broken"))]
+pub(crate) const fn around(
+    store: std::sync::Arc<dyn queue_core::JobStore>,
+) -> std::sync::Arc<dyn queue_core::JobStore> {
+    store
+}
 
 /// Declares the switches: each with the rule that it breaks, the test that must fail then, and what it does.
 macro_rules! switches {
@@ -158,6 +180,62 @@ switches! {
         "Leases are always renewed by one call for all.";
     PanicsEscape: "57", "stalls::memory::a_handler_whose_future_panics_when_it_is_dropped_fails_its_job",
         "A panic outside the polls of a handler is not caught.";
+    ProgressIsDropped: "2", "steps::memory::progress_and_lines_reach_the_store",
+        "What a handler says of its progress is forgotten.";
+    CancelReopens: "4", "cancelling::memory::cancelling_a_finished_job_says_so_and_changes_nothing",
+        "Cancelling a finished job by its id un-completes it.";
+    InputIsRetried: "6", "unknown::memory::an_input_of_another_shape_fails_the_job_with_the_reason",
+        "An input that does not fit is a failure like any other.";
+    SequentialIsParallel: "7", "serving::memory::a_sequential_worker_runs_one_job_after_the_other_in_order",
+        "A worker that is to run one job after the other runs two.";
+    DueIsLater: "10", "passes::memory_by_the_clock::a_job_is_due_at_its_very_instant",
+        "A job that is due now is taken a microsecond later.";
+    NothingRemains: "11", "passes::memory::a_pass_says_how_many_jobs_remain",
+        "A pass counts what it ran instead of what is left.";
+    GraceIsSkipped: "13", "leases::memory::a_graceful_stop_lets_jobs_finish_within_the_grace_time",
+        "Running jobs are given back at once when the worker stops.";
+    StopUsesAnAttempt: "13",
+        "leases::memory::a_graceful_stop_gives_running_jobs_back_without_using_an_attempt",
+        "A job that is given back has failed once.";
+    PoisonIsRecovered: "16", "poison::memory_by_the_clock::a_job_whose_workers_vanish_fails_once_it_is_over_its_cap",
+        "A job that kills its workers is taken back for ever.";
+    CrashesUseRetries: "16", "poison::memory_by_the_clock::a_crash_uses_no_retry",
+        "A crash counts as a failed attempt.";
+    RetriesByDefault: "19", "retries::memory::e3_without_retries_there_is_one_execution",
+        "What says nothing of retries is retried once.";
+    WorkflowBeforeTask: "20", "retries::memory::e4_a_task_with_zero_retries_fails_the_job_whatever_the_workflow_allows",
+        "The workflow's retries go before those of the task.";
+    TheLastEntryWins: "27", "steps::memory::e16_two_hundred_parallel_steps",
+        "Of entries that are written at the same time the last one stays.";
+    EntriesAreDoubled: "27", "steps::memory::e16_twenty_instant_parallel_steps",
+        "An entry that is written again has a new id.";
+    OrderIsAlwaysOne: "31", "steps::memory::entries_keep_one_order_and_are_read_from_any_place",
+        "Every entry is number one.";
+    LogIsSentAgain: "32", "trips::memory::every_entry_is_sent_once",
+        "The final write of a job sends the whole log again.";
+    CancelIsNotTold: "35", "cancel_races::memory::a_cancel_outlives_a_heartbeat_a_retry_and_a_lost_lease",
+        "A running job does not hear that it is to be cancelled.";
+    CancelIsCleared: "37", "cancel_races::memory::a_cancel_outlives_a_heartbeat_a_retry_and_a_lost_lease",
+        "A retry clears the request to cancel.";
+    LanesWithinAWorker: "39", "lanes::memory::e18_a_newcomer_waits_for_the_running_job_of_its_key",
+        "Lanes are not kept by the store.";
+    SupersedeTakesTheStarted: "40", "lanes::memory::supersede_cancels_only_what_has_never_been_started",
+        "Superseding takes whatever has the key and has not ended.";
+    BackoffHoldsTheLane: "41",
+        "lanes::memory_by_the_clock::a_job_that_waits_for_its_backoff_does_not_hold_its_lane",
+        "A job that waits for its backoff keeps others out of its lane.";
+    UniqueLooksFirst: "42", "lanes::memory::of_racing_enqueues_of_one_key_exactly_one_makes_a_job",
+        "An insert looks whether its key is free, and then inserts.";
+    SlotsOverlap: "43",
+        "schedules::memory_by_the_clock::no_slot_is_fired_while_a_scheduled_job_of_its_kind_and_queue_waits_or_runs",
+        "A slot is fired whatever became of the one before.";
+    AllMissedSlotsFire: "45",
+        "schedule_missed::memory_by_the_clock::what_was_missed_is_skipped_or_caught_up_with_once_or_up_to_a_number",
+        "Every missed slot is fired, whatever the policy.";
+    TroubleEndsTheWorker: "56", "serving::memory::e22_a_worker_goes_on_after_the_store_failed",
+        "A worker whose claim fails takes no more jobs.";
+    AcknowledgesBeforeItWrites: "58", "serving::memory::an_enqueue_that_was_not_written_is_not_acknowledged",
+        "Enqueuing is acknowledged before the store has the job.";
 }
 
 /// What is known of a switch.
@@ -192,11 +270,4 @@ pub(crate) fn is(broken: Broken) -> bool {
         known.map(|switch| switch.broken)
     });
     *ON == Some(broken)
-}
-
-/// `broken!(Name)`: whether the engine is to be broken so.
-macro_rules! broken {
-    ($name:ident) => {
-        $crate::broken::is($crate::broken::Broken::$name)
-    };
 }

@@ -159,10 +159,11 @@ impl<H: Handler<Args>, Args: 'static> Typed<H, Args> {
     fn run(&self, ctx: JobCtx, input: &Payload) -> BoxFuture<'static, TaskResult<Payload>> {
         let input = input.to::<H::Task>().map_err(|error| {
             let name = H::Task::NAME;
-            TaskError::fatal_named(
-                "input",
-                format!("the input does not fit {name:?}: {}", error.message()),
-            )
+            let message = format!("the input does not fit {name:?}: {}", error.message());
+            if broken!(InputIsRetried) {
+                return TaskError::new(message);
+            }
+            TaskError::fatal_named("input", message)
         });
         let handler = self.handler.clone();
         Box::pin(async move {

@@ -7,6 +7,7 @@ use queue_core::{
 
 use crate::{
     Enqueue, EnqueueMany, JobHandle, Task,
+    broken::around,
     io::{Background, Io},
     jitter::repeated,
 };
@@ -44,7 +45,7 @@ impl Queue {
         let runtime = Background::start()?;
         let (registry, url) = (registry.clone(), url.to_owned());
         let store = runtime.run(async move { registry.connect(&url).await }).await?;
-        Ok(Queue(Arc::new(Io::new(store, runtime))))
+        Ok(Queue(Arc::new(Io::new(around(store), runtime))))
     }
 
     /// Uses a store that is open already.
@@ -52,7 +53,7 @@ impl Queue {
     /// # Errors
     /// `Config` when the thread for I/O cannot be started.
     pub fn new(store: impl Into<Arc<dyn JobStore>>) -> Result<Self> {
-        Ok(Queue(Arc::new(Io::new(store.into(), Background::start()?))))
+        Ok(Queue(Arc::new(Io::new(around(store.into()), Background::start()?))))
     }
 
     /// The same queue, for a store that was opened with this clock: what the queue and its workers do at a time, they do by

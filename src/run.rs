@@ -109,7 +109,7 @@ fn undone(content: Box<dyn Any + Send>, options: &TaskOptions, about: &About) ->
         return Ending::Release;
     }
     failure.attempt = active.attempt;
-    failure.is_final = active.attempt > options.retries.unwrap_or(0);
+    failure.is_final = active.attempt > options.budget();
     match failure.is_final {
         true => Ending::Fail(failure),
         false => {

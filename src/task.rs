@@ -122,6 +122,11 @@ pub struct TaskOptions {
     pub restore: Option<Restore>,
 }
 
+/// How often what says nothing of it is tried again.
+pub(crate) fn default_retries() -> u32 {
+    if broken!(RetriesByDefault) { 1 } else { 0 }
+}
+
 impl TaskOptions {
     /// Nothing said.
     pub fn new() -> Self {
@@ -154,5 +159,10 @@ impl TaskOptions {
     pub fn restore(mut self, restore: Restore) -> Self {
         self.restore = Some(restore);
         self
+    }
+
+    /// How often it is tried again.
+    pub(crate) fn budget(&self) -> u32 {
+        self.retries.unwrap_or_else(default_retries)
     }
 }

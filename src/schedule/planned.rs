@@ -127,6 +127,7 @@ impl Planned {
         let key = || overlap_key(&job.kind, job.queue.as_str());
         let owner = if made.unique.is_some() { OwnKey::Task } else { OwnKey::Schedule };
         job.unique = match self.overlap {
+            _ if broken!(SlotsOverlap) => made.unique,
             Overlap::Allow => made.unique,
             Overlap::SkipWhileScheduled | Overlap::SkipWhileAny => {
                 made.unique.or_else(|| Some(key()))

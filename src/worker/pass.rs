@@ -144,7 +144,10 @@ impl Worker {
         if broken!(OneBadJobRejectsTheRun) {
             refuse_unknown(&jobs)?;
         }
-        let remaining = if pass.count_remaining { self.remaining(&pass).await } else { None };
+        let mut remaining = if pass.count_remaining { self.remaining(&pass).await } else { None };
+        if broken!(NothingRemains) {
+            remaining = remaining.and(Some(jobs.len() as u64));
+        }
         Ok(Summary { jobs, remaining })
     }
 

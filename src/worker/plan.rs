@@ -99,6 +99,9 @@ impl Plan {
                 self.round.push_front(request.clone());
                 self.unanswered = true;
                 self.not_before = now + jittered(AFTER_TROUBLE);
+                if broken!(TroubleEndsTheWorker) {
+                    self.not_before = now + LONGEST_SLEEP * 1_000;
+                }
                 self.wake_at = self.not_before;
                 return Vec::new();
             }

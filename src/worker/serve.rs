@@ -104,7 +104,8 @@ impl Worker {
                 true => 0,
                 false => u32::try_from(running.len()).unwrap_or(u32::MAX),
             };
-            let free = NonZeroU32::new(self.settings.concurrency.saturating_sub(busy));
+            let slots = self.settings.concurrency + u32::from(broken!(SequentialIsParallel));
+            let free = NonZeroU32::new(slots.saturating_sub(busy));
             let free = if broken!(ClaimsAhead) { NonZeroU32::new(100) } else { free };
             let may_ask = claiming.is_none() && free.is_some();
             tokio::select! {
@@ -189,7 +190,8 @@ impl Worker {
                 report.iter().for_each(&mut observe);
             }
         };
-        if timeout(self.settings.grace, ended()).await.is_ok() {
+        let grace = if broken!(GraceIsSkipped) { Duration::ZERO } else { self.settings.grace };
+        if timeout(grace, ended()).await.is_ok() {
             return;
         }
         stop.cancel();

@@ -106,7 +106,7 @@ pub(crate) async fn drive_task(
             failure.is_final = fatal
                 || failure.cancelled
                 || requested.is_some()
-                || failures > options.retries.unwrap_or(0) && !broken!(RetriesForEver);
+                || failures > options.budget() && !broken!(RetriesForEver);
             entry.state = if failure.cancelled { StepState::Cancelled } else { StepState::Failed };
             entry.error = Some(failure.clone());
             match (error.fault, requested) {
@@ -230,7 +230,7 @@ fn body_failed(wf: &Wf, error: TaskError, active: &Active) -> Ending {
     let fatal = matches!(error.fault, Fault::Failed { fatal: true, .. });
     let mut failure = error.job_error();
     failure.attempt = active.attempt;
-    failure.is_final = fatal || active.attempt > options.retries.unwrap_or(0);
+    failure.is_final = fatal || active.attempt > options.budget();
     match failure.is_final {
         true => Ending::Fail(failure),
         false => {

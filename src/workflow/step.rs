@@ -15,6 +15,7 @@ use crate::{
     active::Written,
     callback::{Call, Callbacks},
     error::{Fault, panicked},
+    task::default_retries,
 };
 
 /// A step about to run.
@@ -55,7 +56,11 @@ impl Step {
             task: task.to_owned(),
             id,
             parent: None,
-            budget: call.retries.or(options.retries).or(workflow.retries).unwrap_or(0),
+            budget: match broken!(WorkflowBeforeTask) {
+                false => call.retries.or(options.retries).or(workflow.retries),
+                true => call.retries.or(workflow.retries).or(options.retries),
+            }
+            .unwrap_or_else(default_retries),
             backoff: call.backoff.unwrap_or(options.backoff),
             restore: restore.or_else(|| workflow.restore.clone()).unwrap_or_default(),
             input: None,

@@ -87,6 +87,7 @@ async fn a_graceful_stop_lets_jobs_finish_within_the_grace_time(scene: Scene) {
         .unwrap();
     let handle = scene.queue.enqueue(Long).await.unwrap();
     worker.run_until(async { begun.notified().await }).await.unwrap();
+    assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Completed);
     assert_eq!(handle.output().await.unwrap(), "in time");
 }
 

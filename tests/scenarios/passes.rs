@@ -31,6 +31,8 @@ crate::on_every_store!(
     a_retry_that_is_due_at_once_waits_for_the_next_pass,
 );
 
+crate::on_every_store_by_the_clock!(a_job_is_due_at_its_very_instant);
+
 #[derive(Serialize, Deserialize, Task)]
 #[task(name = "note")]
 struct Note(String);
@@ -261,4 +263,21 @@ async fn a_retry_that_is_due_at_once_waits_for_the_next_pass(scene: Scene) {
     }
     assert_eq!(worker.run(Pass::new()).await.unwrap().failed(), 1);
     assert!(worker.run(Pass::new()).await.unwrap().jobs.is_empty());
+}
+
+async fn a_job_is_due_at_its_very_instant(scene: Scene) {
+    let docs = Docs::default();
+    let worker = worker(scene.queue.clone(), &docs).build().unwrap();
+    let delayed = scene.queue.enqueue(Note("later".into())).delay(Duration::from_secs(60));
+    let due = delayed.await.unwrap().job().await.unwrap().unwrap().run_at;
+    let microsecond = Duration::from_micros(1);
+    scene.clock.advance(Duration::from_secs(60) - microsecond);
+    assert!(worker.run(Pass::new()).await.unwrap().jobs.is_empty());
+    scene.clock.advance(microsecond);
+    assert_eq!(scene.clock.now(), due);
+    assert_eq!(worker.run(Pass::new()).await.unwrap().succeeded(), 1);
+    // And one that is due now.
+    scene.queue.enqueue(Note("now".into())).await.unwrap();
+    assert_eq!(worker.run(Pass::new()).await.unwrap().succeeded(), 1);
+    assert_eq!(docs.all(), ["later", "now"]);
 }

@@ -23,11 +23,13 @@ crate::on_every_database!(a_job_that_kills_its_worker_process_fails_once_it_is_o
 #[task(name = "poison", output = u32, retries = 1)]
 struct Poison;
 
-/// Takes the job as a worker that dies of it would, and waits until its lease is over.
-async fn die_of_it(scene: &Scene) {
+const MANY: NonZeroU32 = NonZeroU32::new(10).unwrap();
+
+/// Takes the jobs as a worker that dies of them would, and waits until its lease is over.
+async fn die_of(jobs: usize, scene: &Scene) {
     let queue = scene.sibling().await;
-    let request = ClaimRequest::new(Queues::All, "dies", NonZeroU32::MIN, LEASE);
-    assert_eq!(queue.store().claim(&request).await.unwrap().jobs.len(), 1);
+    let request = ClaimRequest::new(Queues::All, "dies", MANY, LEASE);
+    assert_eq!(queue.store().claim(&request).await.unwrap().jobs.len(), jobs);
     scene.clock.advance(LEASE);
 }
 
@@ -40,12 +42,12 @@ async fn a_job_whose_workers_vanish_fails_once_it_is_over_its_cap(scene: Scene) 
         Worker::new(scene.queue.clone()).task(|_: Poison| async { Ok(1) }).build().unwrap();
     let poison = scene.queue.enqueue(Poison).await.unwrap();
     for crashes in 1..=3 {
-        die_of_it(&scene).await;
+        die_of(1, &scene).await;
         assert_eq!(scene.queue.store().reap(NonZeroU32::MIN).await.unwrap().len(), 1);
         let job = poison.job().await.unwrap().unwrap();
         assert_eq!((job.state, job.crashes, job.attempt), (JobState::Waiting, crashes, 0));
     }
-    die_of_it(&scene).await;
+    die_of(1, &scene).await;
     let summary = worker.run(Pass::new()).await.unwrap();
     assert!(summary.jobs.is_empty(), "the pass took it back, and it was once too often");
     let job = poison.job().await.unwrap().unwrap();
@@ -55,21 +57,30 @@ async fn a_job_whose_workers_vanish_fails_once_it_is_over_its_cap(scene: Scene) 
     assert!(error.message.contains("4 times"), "{error}");
 }
 
+/// Fails in its body, outside any step.
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "poisoned-flow", output = u32, retries = 1)]
+struct PoisonedFlow;
+
 async fn a_crash_uses_no_retry(scene: Scene) {
     let worker = Worker::new(scene.queue.clone())
         .task(|_: Poison| async { Err::<u32, _>(TaskError::new("no")) })
+        .workflow(|_: PoisonedFlow| async { Err::<u32, _>(TaskError::new("no")) })
         .build()
         .unwrap();
-    let handle = scene.queue.enqueue(Poison).max_crashes(9).await.unwrap();
+    let task = scene.queue.enqueue(Poison).max_crashes(9).await.unwrap();
+    let flow = scene.queue.enqueue(PoisonedFlow).max_crashes(9).await.unwrap();
     for _ in 0..5 {
-        die_of_it(&scene).await;
-        assert_eq!(scene.queue.store().reap(NonZeroU32::MIN).await.unwrap().len(), 1);
+        die_of(2, &scene).await;
+        assert_eq!(scene.queue.store().reap(MANY).await.unwrap().len(), 2);
     }
     let summary = worker.drain(Pass::new()).await.unwrap();
-    assert_eq!(summary.jobs.len(), 2, "one retry, as the task says");
-    let job = handle.job().await.unwrap().unwrap();
-    assert_eq!((job.state, job.attempt, job.crashes), (JobState::Failed, 2, 5));
-    assert_eq!(crashed(&job).name, "task-failed");
+    assert_eq!(summary.jobs.len(), 4, "one retry each, as the task and the workflow say");
+    for id in [task.id(), flow.id()] {
+        let job = scene.queue.job(id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.attempt, job.crashes), (JobState::Failed, 2, 5));
+        assert_eq!(crashed(&job).name, "task-failed");
+    }
 }
 
 /// Set for a process that is to die of its job, to the URL of its store.

@@ -14,6 +14,7 @@ crate::on_every_store!(
     e16_twenty_instant_parallel_steps,
     e16_fifty_parallel_steps_that_each_write_a_doc,
     e16_two_hundred_parallel_steps,
+    entries_keep_one_order_and_are_read_from_any_place,
     steps_in_an_unordered_stream_are_logged_once_each,
     siblings_of_a_failing_step_settle_and_are_not_run_again,
     siblings_of_a_step_that_fails_for_good_settle_before_the_body_sees_it,
@@ -89,6 +90,29 @@ async fn e16_fifty_parallel_steps_that_each_write_a_doc(scene: Scene) {
 
 async fn e16_two_hundred_parallel_steps(scene: Scene) {
     fan_out(&scene, Worker::new(scene.queue.clone()).workflow(inline_steps), 200).await;
+}
+
+async fn entries_keep_one_order_and_are_read_from_any_place(scene: Scene) {
+    let worker = Worker::new(scene.queue.clone()).workflow(|input: FanOut, wf: Wf| async move {
+        let together = inline_steps(FanOut { steps: input.steps }, wf.clone()).await?;
+        for n in 0..3 {
+            wf.run(format!("after-{n}"), || async { Ok::<_, TaskError>(()) }).await?;
+        }
+        Ok(together)
+    });
+    let handle = scene.queue.enqueue(FanOut { steps: 20 }).await.unwrap();
+    assert_eq!(worker.build().unwrap().run(Pass::new()).await.unwrap().succeeded(), 1);
+    let job = handle.job().await.unwrap().unwrap();
+    let places: Vec<u64> = job.log.iter().map(|entry| entry.seq.0).collect();
+    assert_eq!(places, (1..=23).collect::<Vec<u64>>());
+    assert!(job.log.is_sorted_by_key(|entry| entry.at), "{:?}", job.log);
+    let named = job.log.iter().filter_map(StepEntry::from_entry).map(|entry| entry.step);
+    assert_eq!(named.skip(20).collect::<Vec<_>>(), ["after-0", "after-1", "after-2"]);
+    for place in 0..=23 {
+        let read = queue::core::LogRead::After(queue::core::Seq(place));
+        let part = scene.queue.jobs(vec![job.id], read).await.unwrap().remove(0).unwrap();
+        assert_eq!((part.log_len, part.log.as_slice()), (23, &job.log[place as usize..]));
+    }
 }
 
 async fn steps_in_an_unordered_stream_are_logged_once_each(scene: Scene) {

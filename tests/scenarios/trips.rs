@@ -8,6 +8,7 @@ crate::on_every_store!(
     e23_a_job_with_one_task_costs_three_trips,
     a_workflow_of_n_steps_costs_at_most_n_plus_three_trips,
     parallel_steps_share_their_trips,
+    every_entry_is_sent_once,
     e24_a_task_error_is_one_write,
     e24_a_workflow_error_is_one_write,
     e24_a_cancel_from_inside_is_one_write,
@@ -100,6 +101,17 @@ async fn parallel_steps_share_their_trips(scene: Scene) {
     worker.run(Pass::new()).await.unwrap();
     let appends = scene.trips.of("update_jobs");
     assert!(appends < STEPS as usize / 2, "{appends} trips for {STEPS} parallel steps");
+}
+
+async fn every_entry_is_sent_once(scene: Scene) {
+    let handle = scene.queue.enqueue(Flow { steps: 12, ends: How::Well }).await.unwrap();
+    assert_eq!(worker(&scene).run(Pass::new()).await.unwrap().succeeded(), 1);
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!(
+        (job.log_len, scene.trips.entries()),
+        (12, 12),
+        "the final write brings no log again"
+    );
 }
 
 async fn e24_a_task_error_is_one_write(scene: Scene) {

@@ -144,6 +144,7 @@ pub const RULES: &[Rule] = &[
         part: "Running",
         sentence: "A job due now runs now; a worker sleeps until the next due time or a wake-up.",
         tests: &[
+            EveryStore("passes::a_job_is_due_at_its_very_instant"),
             EveryStore("serving::delayed_jobs_run_when_they_fall_due"),
             EveryStore("editing::a_woken_job_is_due_at_once"),
         ],
@@ -386,13 +387,18 @@ pub const RULES: &[Rule] = &[
         number: "31",
         part: "Steps and the log",
         sentence: "Entries keep one order everywhere.",
-        tests: &[Property("LOG-1"), Property("LOG-4")],
+        tests: &[
+            Property("LOG-1"),
+            Property("LOG-4"),
+            EveryStore("steps::entries_keep_one_order_and_are_read_from_any_place"),
+        ],
     },
     Rule {
         number: "32",
         part: "Steps and the log",
         sentence: "The final write of a job does not send the log again.",
         tests: &[
+            EveryStore("trips::every_entry_is_sent_once"),
             EveryStore("trips::a_workflow_of_n_steps_costs_at_most_n_plus_three_trips"),
             EveryStore("trips::e23_a_job_with_one_task_costs_three_trips"),
         ],
@@ -713,6 +719,7 @@ pub const RULES: &[Rule] = &[
         part: "Faults",
         sentence: "What was acknowledged is never lost; what was not is repeated safely.",
         tests: &[
+            EveryStore("serving::an_enqueue_that_was_not_written_is_not_acknowledged"),
             EveryStore("serving::lost_answers_are_repeated_without_doubling_anything"),
             EveryStore("serving::two_workers_run_every_job_once"),
             File("tests/faults/kills.rs", "killed_workers_lose_nothing_and_double_nothing"),

@@ -23,6 +23,8 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub struct Trips {
     calls: Mutex<BTreeMap<&'static str, usize>>,
+    /// How many log entries were sent in all.
+    entries: AtomicUsize,
     /// How many of the next calls do not reach the store.
     refuse: AtomicUsize,
     /// Of how many calls one reaches the store but its answer is lost; 0: none.
@@ -97,6 +99,11 @@ enum Fate {
 }
 
 impl Trips {
+    /// How many log entries were sent in all.
+    pub fn entries(&self) -> usize {
+        self.entries.load(Ordering::SeqCst)
+    }
+
     /// Makes the next calls fail before they reach the store.
     pub fn refuse(&self, calls: usize) {
         self.refuse.store(calls, Ordering::SeqCst);
@@ -274,6 +281,10 @@ impl RunOp for Counting {
         }
         self.trips.wait_for_locks(&op).await;
         self.trips.wait(op.method()).await;
+        if let Op::Update(updates) | Op::UpdateAndClaim(updates, _) = &op {
+            let entries = updates.iter().map(|update| update.patch.log.len()).sum();
+            self.trips.entries.fetch_add(entries, Ordering::SeqCst);
+        }
         let answer = op.run(&*self.store).await?;
         match fate {
             Fate::Answered | Fate::Hung => Ok(answer),
