@@ -73,9 +73,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind(if once { "127.0.0.1:0" } else { "127.0.0.1:3000" }).await?;
     let address = listener.local_addr()?;
     println!("listening on http://{address}");
-    let stop = CancellationToken::new();
+    let (stop, served) = (CancellationToken::new(), CancellationToken::new());
     let serve =
         axum::serve(listener, application).with_graceful_shutdown(stop.clone().cancelled_owned());
+    // The worker stops after the server: what was accepted last may still run.
+    let serve = async {
+        let ended = serve.await;
+        served.cancel();
+        ended
+    };
     let stopping = async {
         match once {
             true => println!("{}", request(address).await?),
@@ -84,10 +90,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         stop.cancel();
         Ok::<_, std::io::Error>(())
     };
-    // The worker stops after the server: what was accepted last may still run.
-    let (served, worked, stopped) =
-        tokio::join!(serve, worker.run_until(stop.cancelled()), stopping);
-    served?;
+    let (ended, worked, stopped) =
+        tokio::join!(serve, worker.run_until(served.cancelled()), stopping);
+    ended?;
     worked?;
     stopped?;
     Ok(())

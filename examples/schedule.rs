@@ -1,4 +1,4 @@
-//! A task that the calendar enqueues. Ends by itself after three slots:
+//! A task that the calendar enqueues. Ends by itself after three reports:
 //!
 //! ```text
 //! cargo run --example schedule

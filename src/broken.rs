@@ -232,6 +232,8 @@ switches! {
     AllMissedSlotsFire: "45",
         "schedule_missed::memory_by_the_clock::what_was_missed_is_skipped_or_caught_up_with_once_or_up_to_a_number",
         "Every missed slot is fired, whatever the policy.";
+    NeglectedStepsHoldTheRun: "Wf", "neglected::memory::a_run_ends_although_the_body_leaves_a_running_step_alone",
+        "A step that the body does not poll any more holds up the end of the run.";
     TroubleEndsTheWorker: "56", "serving::memory::e22_a_worker_goes_on_after_the_store_failed",
         "A worker whose claim fails takes no more jobs.";
     AcknowledgesBeforeItWrites: "58", "serving::memory::an_enqueue_that_was_not_written_is_not_acknowledged",

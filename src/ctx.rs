@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use queue_core::{Job, JobId, Progress, QueueName, Result, Timestamp};
+use queue_core::{Fence, Job, JobId, Progress, QueueName, Result, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -125,6 +125,17 @@ impl JobCtx {
     /// The labels of the job when it was claimed.
     pub fn labels(&self) -> &std::collections::BTreeMap<String, String> {
         &self.0.about.labels
+    }
+
+    /// The fence of this run, by which a handler may change its job itself: above all to complete it in the transaction of its own
+    /// writes, with `update_in` of the stores for PostgreSQL and MongoDB. Then both are made, once, or neither: a worker that has lost
+    /// the job meanwhile is answered `Fenced`, and rolls back.
+    ///
+    /// A handler that has completed its job returns as ever; what it returns changes nothing any more. The job's output is
+    /// that of the transaction, and its log has no entry of this run. Not for jobs that are deleted when they complete, of which the
+    /// worker cannot know then that they ended well.
+    pub fn fence(&self) -> Fence {
+        self.0.about.active.fence
     }
 
     /// Which attempt this is: 1 for the first.

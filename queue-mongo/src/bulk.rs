@@ -1,9 +1,15 @@
 //! What happens to jobs without their holders: reaping, bulk changes, deleting.
 
-use std::{collections::HashSet, num::NonZeroU32};
+use std::{
+    collections::{HashMap, HashSet},
+    num::NonZeroU32,
+};
 
 use futures::TryStreamExt;
-use mongodb::bson::{Bson, doc};
+use mongodb::{
+    bson::{Bson, Document, doc},
+    options::ReadConcern,
+};
 use queue_core::{BulkChange, BulkOutcome, JobFilter, JobId, Reaped, Result, Row, State};
 
 use crate::{
@@ -11,7 +17,7 @@ use crate::{
     cas::{self, ROUNDS},
     change::Change,
     claim,
-    codec::{self, Stored},
+    codec::{self, Read as _, Stored},
     connect::Db,
     error::{Call, contention, from_driver},
     filter, intent, reply,
@@ -69,17 +75,25 @@ pub(crate) async fn reap(db: &Db, limit: NonZeroU32) -> Result<Vec<Reaped>> {
 
 /// One reap, which knows its writes again.
 struct Reap {
-    /// By how much it moves the revision of a job. No other reap and no other write moves it by as much, and so a job
-    /// whose reaping was acknowledged too late is told from one that somebody else has reaped. One that was claimed
-    /// again in that time is not told any more, and missing in the report.
+    /// By how much it moves the revision of a job: a random number of whole steps. No other reap moves it by as much, and any
+    /// other write by one. So a job whose reaping was acknowledged too late is told from one that somebody else has reaped, also
+    /// when it was claimed, or settled, since.
     step: i64,
 }
+
+/// More than the writes that follow a reap before it is acknowledged.
+const STEP: i64 = 1 << 16;
 
 impl Reap {
     fn begin() -> Reap {
         // The last bytes of a fresh UUID are random.
-        let [.., a, b, c, d] = *queue_core::Uuid::now_v7().as_bytes();
-        Reap { step: 2 + i64::from(u32::from_be_bytes([a, b, c, d])) }
+        let [.., a, b, c] = *queue_core::Uuid::now_v7().as_bytes();
+        Reap { step: (1 + i64::from(u32::from_be_bytes([0, a, b, c]))) * STEP }
+    }
+
+    /// Whether this reap has moved a job from the one revision on its way to the other.
+    fn is_behind(&self, before: i64, now: i64) -> bool {
+        (0..STEP).contains(&(now - before - self.step))
     }
 
     /// Writes what became of the jobs. Returns those that it took from their holders, and those with too little room.
@@ -105,11 +119,20 @@ impl Reap {
             }
         }
         if !doubtful.is_empty() {
-            let ids: Vec<JobId> = doubtful.iter().map(|(_, after)| after.id).collect();
-            let there = cas::load(db, &ids).await?;
+            let ids: Vec<Bson> =
+                doubtful.iter().map(|(_, after)| codec::job_id(&after.id)).collect();
+            // What is made and not acknowledged even now is waited for: a job must not be taken back without anybody's report.
+            db.wait_for_majority().await?;
+            let wanted = doc! { "_id": { "$in": ids } };
+            let found = db.settled_jobs.find(wanted).projection(doc! { "rev": 1 });
+            let there: Vec<Document> =
+                found.await.map_err(failed)?.try_collect().await.map_err(failed)?;
+            let mut revisions = HashMap::with_capacity(there.len());
+            for document in there {
+                revisions.insert(JobId::from_uuid(document.id("_id")?), document.int("rev")?);
+            }
             won.extend(doubtful.into_iter().filter_map(|(rev, after)| {
-                let is_own = there.get(&after.id)?.rev == rev + self.step;
-                is_own.then_some(after)
+                self.is_behind(rev, *revisions.get(&after.id)?).then_some(after)
             }));
         }
         Ok((won, full))
@@ -143,8 +166,11 @@ pub(crate) async fn update_where(
     let mut counts = BulkOutcome::default();
     let query = filter::query(wanted);
     let mut seen = HashSet::new();
-    let mut found =
-        db.settled_jobs.find(query.clone()).projection(codec::narrow()).await.map_err(failed)?;
+    // As all jobs were at one moment: a job that is released while the index is read would otherwise be passed by, where it is not
+    // any more and where it is not yet.
+    let concern = if db.transactions { ReadConcern::snapshot() } else { ReadConcern::majority() };
+    let found = db.settled_jobs.find(query.clone()).read_concern(concern);
+    let mut found = found.projection(codec::narrow()).await.map_err(failed)?;
     loop {
         let mut chunk = Vec::new();
         while chunk.len() < CHUNK

@@ -55,6 +55,8 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
     let mut lanes = Lanes::default();
     let mut first = look::first(db, &wanted, limit).await?;
     if first.is_repeat {
+        // What the first try took may not have been acknowledged yet. What is answered now must not be taken back.
+        db.wait_for_majority().await?;
         let jobs = held(db, request).await?;
         let next_due = (jobs.len() < limit).then_some(now);
         return Ok(Claimed::new(jobs, next_due));
@@ -256,8 +258,8 @@ async fn held(db: &Db, request: &ClaimRequest) -> Result<Vec<Job>> {
         "state": i32::from(State::Running.code()),
         "nonce": codec::uuid(&request.token),
     };
-    let mut found =
-        db.jobs.find(held).projection(codec::with_log(request.log)).await.map_err(failed)?;
+    let found = db.settled_jobs.find(held).projection(codec::with_log(request.log));
+    let mut found = found.await.map_err(failed)?;
     let mut jobs: Vec<Job> = Vec::new();
     while let Some(document) = found.try_next().await.map_err(failed)? {
         jobs.push(codec::read_job(&document, request.log)?);

@@ -66,6 +66,16 @@ pub(crate) struct Db {
     pub(crate) call_timeout: std::time::Duration,
 }
 
+impl Db {
+    /// Waits until a majority has acknowledged all that has been written so far, by whomever. One trip.
+    pub(crate) async fn wait_for_majority(&self) -> Result<()> {
+        // A write that changes nothing waits for all before it.
+        let nothing = doc! { "_id": crate::codec::uuid(&queue_core::Uuid::nil()) };
+        let written = self.jobs.update_one(nothing, doc! { "$inc": { "rev": 1_i64 } }).await;
+        written.map_err(|error| from_driver(Call::Write, error)).map(drop)
+    }
+}
+
 /// The commands that change something.
 const WRITES: [&str; 4] = ["insert", "update", "findAndModify", "delete"];
 pub(crate) const JOBS: &str = "jobs";

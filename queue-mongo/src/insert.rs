@@ -31,10 +31,12 @@ pub(crate) async fn insert(db: &Db, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     if !again.is_empty() {
         intent::carry_out_earlier(db, again, now).await?;
     }
-    let mut seen = HashSet::with_capacity(jobs.len());
-    // The same id once more waits for what becomes of the first.
-    let (first, mut later): (Vec<usize>, Vec<usize>) =
-        (0..jobs.len()).partition(|index| seen.insert(jobs[*index].id));
+    let (mut ids, mut keys) = (HashSet::with_capacity(jobs.len()), HashSet::new());
+    // The same id once more, or the same key, waits for what becomes of the first.
+    let (first, mut later): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|index| {
+        let NewJob { id, unique, .. } = &jobs[*index];
+        ids.insert(id) & unique.as_ref().is_none_or(|unique| keys.insert(&unique.key))
+    });
     let mut answers: Vec<Option<Inserted>> = vec![None; jobs.len()];
     db.seen.add(jobs.iter().map(|job| job.kind.as_ref()));
     let mut rest = first.into_iter().peekable();

@@ -172,9 +172,11 @@ pub(crate) async fn settle_before_delete(db: &Db, documents: &[Document]) -> Res
         if let Ok(source) = document.get_document("source") {
             clear_source(db, source, document).await?;
         }
-        if let Ok(successor) = document.get_document("successor") {
-            let now = db.now().await?;
-            carry_out(db, &JobId::from_uuid(document.id("_id")?), successor, now).await?;
+        if document.contains_key("successor") {
+            // As it is now: one that was carried out since, has run and is gone must not be made again.
+            let id = document.get("_id").cloned();
+            let query = doc! { "_id": id, "successor._id": { "$exists": true } };
+            carry_out_found(db, query, db.now().await?).await?;
         }
     }
     Ok(())

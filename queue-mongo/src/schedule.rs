@@ -50,7 +50,7 @@ pub(crate) async fn schedules(db: &Db) -> Result<Vec<ScheduleStat>> {
         let mut is_whole = true;
         for taken in documents.iter().filter(|document| document.has("pending")) {
             is_whole = false;
-            finish(db, taken).await?;
+            let _ = finish(db, taken).await?;
         }
         if is_whole {
             return documents.iter().map(read_stat).collect();
@@ -72,7 +72,7 @@ pub(crate) async fn fire(db: &Db, fire: &Fire) -> Result<Fired> {
         let known = db.schedules.find_one(doc! { "_id": &fire.schedule }).await.map_err(failed)?;
         if let Some(known) = &known {
             if known.has("pending") {
-                finish(db, known).await?;
+                let _ = finish(db, known).await?;
                 continue;
             }
             let last_slot = known.time("last_slot")?;
@@ -82,11 +82,10 @@ pub(crate) async fn fire(db: &Db, fire: &Fire) -> Result<Fired> {
         }
         let Some(taken) = take_slot(db, fire, known.as_ref(), now).await? else { continue };
         db.stop_point(StopAfter::Slot)?;
-        match finish(db, &taken).await? {
-            Some(fired) => return Ok(fired),
-            // Another call finished it. What became of the job can be read off the count.
-            None => return finished_by_another(db, fire).await,
-        }
+        return match finish(db, &taken).await? {
+            (fired, true) => Ok(fired),
+            (found, false) => finished_by_another(db, fire, found).await,
+        };
     }
     Err(contention())
 }
@@ -128,8 +127,9 @@ async fn take_slot(
     }
 }
 
-/// Inserts the job of a slot that was taken, counts the slot and clears it. `None`: another call has counted it.
-async fn finish(db: &Db, taken: &Document) -> Result<Option<Fired>> {
+/// Inserts the job of a slot that was taken, counts the slot and clears it. What it found, and whether it was this call that
+/// counted it.
+async fn finish(db: &Db, taken: &Document) -> Result<(Fired, bool)> {
     let name = taken.text("_id")?;
     let pending = taken.get_document("pending").map_err(corrupt)?;
     let slot = pending.time("slot")?;
@@ -172,24 +172,19 @@ async fn finish(db: &Db, taken: &Document) -> Result<Option<Fired>> {
     }
     let unmoved = doc! { "_id": name, "rev": taken.int("rev")? };
     let done = db.schedules.replace_one(unmoved, counted).await.map_err(write_failed)?;
-    Ok((done.matched_count == 1).then_some(fired))
+    Ok((fired, done.matched_count == 1))
 }
 
-/// The answer of a call whose slot another call has counted meanwhile.
-async fn finished_by_another(db: &Db, fire: &Fire) -> Result<Fired> {
+/// The answer of a call whose slot another call has counted meanwhile, and what it had found itself.
+async fn finished_by_another(db: &Db, fire: &Fire, found: Fired) -> Result<Fired> {
     let Some(job) = &fire.job else { return Ok(Fired::Skipped(None)) };
     if is_ours(db, &job.id).await? {
         return Ok(Fired::Enqueued(job.id));
     }
-    // A job with this id that was there before, or the one that holds the key.
-    let mut wanted = vec![doc! { "_id": codec::job_id(&job.id) }];
-    wanted.extend(job.unique.as_ref().map(|unique| doc! { "held_key": &unique.key }));
-    let there = db.jobs.find_one(doc! { "$or": wanted }).projection(doc! { "_id": 1 });
-    match there.await.map_err(failed)? {
-        Some(there) => Ok(Fired::Skipped(Some(JobId::from_uuid(there.id("_id")?)))),
-        // Nothing was in the way: it was enqueued, has run and is deleted.
-        None => Ok(Fired::Enqueued(job.id)),
-    }
+    // The other one may have enqueued it, and it has run and is deleted.
+    let known = db.schedules.find_one(doc! { "_id": &fire.schedule }).await.map_err(failed)?;
+    let last = known.and_then(|known| known.get("last_job").cloned());
+    Ok(if last == Some(codec::job_id(&job.id)) { Fired::Enqueued(job.id) } else { found })
 }
 
 /// Whether a job was inserted for its schedule. One that was is deleted only after its slot has been counted.
@@ -215,7 +210,7 @@ pub(crate) async fn carry_out_left(db: &Db, before: i64) -> Result<()> {
     let left = db.schedules.find(doc! { "pending.at": { "$lte": before } });
     let left: Vec<Document> = left.await.map_err(failed)?.try_collect().await.map_err(failed)?;
     for taken in left {
-        finish(db, &taken).await?;
+        let _ = finish(db, &taken).await?;
     }
     Ok(())
 }

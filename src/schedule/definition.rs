@@ -172,7 +172,7 @@ impl Schedule {
         self
     }
 
-    /// What becomes of slots that nobody handled in their time.
+    /// What becomes of slots that nobody handled in their time: [`Missed::CatchUpOnce`] when it is not called.
     #[must_use]
     pub const fn missed(mut self, missed: Missed) -> Self {
         self.missed = missed;
@@ -186,7 +186,7 @@ impl Schedule {
         self
     }
 
-    /// Whether a slot is fired while an earlier job is waiting or running.
+    /// Whether a slot is fired while an earlier job is waiting or running: [`Overlap::SkipWhileScheduled`] when it is not called.
     #[must_use]
     pub const fn overlap(mut self, overlap: Overlap) -> Self {
         self.overlap = overlap;

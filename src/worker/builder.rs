@@ -114,8 +114,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Enqueues this task or workflow in each slot of a cron expression, read in UTC, unless the job of an earlier slot is still
-    /// waiting or running. For everything else see [`scheduled`](Self::scheduled).
+    /// Enqueues this task or workflow in each slot of a cron expression, read in UTC, unless a scheduled job of the same kind and
+    /// queue, from this schedule or another, is still waiting or running. For everything else see [`scheduled`](Self::scheduled).
     #[must_use]
     pub fn schedule<T: Task>(self, cron: impl Into<String>, task: T) -> Self {
         self.scheduled(Schedule::cron(cron, task))
@@ -178,8 +178,8 @@ impl WorkerBuilder {
     }
 
     /// Holds jobs for so long, renewed by a third of it unless [`renew_every`](Self::renew_every) says otherwise.
-    /// 15 s when it is not called. A call of the store that takes longer than a lease (and half a second) is given up and made
-    /// again.
+    /// 15 s when it is not called. A call of the store that takes longer than a lease, and at least half a second, is given up and
+    /// made again.
     #[must_use]
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
@@ -237,7 +237,8 @@ impl WorkerBuilder {
     ///
     /// # Errors
     /// Two handlers for one name, a callback for a name without one, a missing state, a lease that cannot be kept, a
-    /// concurrency of 0, a schedule that is malformed, never fires, has no handler or another's name.
+    /// concurrency or an interval of 0, no queues at all, an order for a queue that is not among them, a worker's name that is
+    /// empty or too long, a schedule that is malformed, never fires, has no handler or another's name.
     pub fn build(self) -> Result<Worker, BuildError> {
         let WorkerBuilder {
             queue,

@@ -167,6 +167,8 @@ async fn run_until_quiet<T>(wf: &Wf, body: impl Future<Output = T>) -> Option<T>
             () = changed => {}
             // What the body awaits outside steps does not hold up a cancellation.
             () = active.token.cancelled(), if gate.is_idle() => {}
+            // Nor do steps that the body leaves alone.
+            () = gate.neglect(active.token.cancelled()) => {}
         }
         // The body may have been woken at the same moment: it gets another turn first.
         tokio::task::yield_now().await;

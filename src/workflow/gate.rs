@@ -1,12 +1,17 @@
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use queue_core::{JobError, Timestamp};
 use tokio::sync::{Notify, futures::Notified};
 
+use super::polls::Polls;
 use crate::callback::Call;
+
+/// How long a step that was woken may go without a turn before it does not hold up the end of the run any more.
+const NEGLECT: Duration = Duration::from_millis(500);
 
 /// Which steps of a workflow run, and whether further ones may start.
 ///
@@ -44,6 +49,22 @@ pub(crate) struct Inside {
     pub(crate) cancelled: Option<String>,
     /// Whom to tell of failed steps once they are recorded.
     pub(crate) calls: Vec<Call>,
+    /// The steps that have not returned, by their numbers.
+    steps: BTreeMap<u64, Watched>,
+    /// How many steps there were.
+    begun: u64,
+    /// Whether some of them may be neglected.
+    has_neglected: bool,
+}
+
+/// A step that has not returned.
+#[derive(Debug)]
+struct Watched {
+    polls: Arc<Polls>,
+    /// It counts as running.
+    running: bool,
+    /// It has a final failure that waits to be shown.
+    unshown: bool,
 }
 
 enum Admission {
@@ -63,6 +84,8 @@ tokio::task_local! {
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) id: String,
+    /// Among the steps of its run.
+    number: u64,
     nested: Mutex<Nested>,
 }
 
@@ -76,10 +99,6 @@ struct Nested {
 }
 
 impl Node {
-    pub(crate) fn new(id: &str) -> Arc<Self> {
-        Arc::new(Node { id: id.to_owned(), nested: Mutex::default() })
-    }
-
     /// The step inside which this is called.
     pub(crate) fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
@@ -107,8 +126,20 @@ impl Drop for Child<'_> {
         let mut nested = parent.nested();
         nested.count -= 1;
         if nested.count == 0 && !nested.over {
-            self.gate.lock().running += 1;
+            self.gate.lock().runs(parent.number, true);
         }
+    }
+}
+
+/// Forgets a step when it returns.
+pub(crate) struct Step<'a> {
+    gate: &'a Gate,
+    number: u64,
+}
+
+impl Drop for Step<'_> {
+    fn drop(&mut self) {
+        self.gate.lock().steps.remove(&self.number);
     }
 }
 
@@ -125,7 +156,7 @@ impl Drop for Running<'_> {
             nested.over = true;
             // With a nested step left, it does not count as it is.
             if nested.count == 0 {
-                self.gate.lock().running -= 1;
+                self.gate.lock().runs(self.node.number, false);
             }
         }
         self.gate.changed.notify_waiters();
@@ -140,12 +171,15 @@ impl Drop for Parked<'_> {
     }
 }
 
-struct Unshown<'a>(&'a Gate);
+struct Unshown<'a> {
+    gate: &'a Gate,
+    number: u64,
+}
 
 impl Drop for Unshown<'_> {
     fn drop(&mut self) {
-        self.0.lock().unshown -= 1;
-        self.0.changed.notify_waiters();
+        self.gate.lock().is_unshown(self.number, false);
+        self.gate.changed.notify_waiters();
     }
 }
 
@@ -175,13 +209,62 @@ impl Gate {
         self.lock().used.insert((task.to_owned(), step.to_owned())) || broken!(KeysMayRepeat)
     }
 
+    /// Polls a step, and watches whether the body does.
+    pub(crate) async fn watch<T, F>(&self, id: &str, step: impl FnOnce(Arc<Node>) -> F) -> T
+    where
+        F: Future<Output = T>,
+    {
+        let polls = Arc::<Polls>::default();
+        let number = {
+            let mut inside = self.lock();
+            inside.begun += 1;
+            let number = inside.begun;
+            let watched = Watched { polls: polls.clone(), running: false, unshown: false };
+            inside.steps.insert(number, watched);
+            number
+        };
+        let _step = Step { gate: self, number };
+        let node = Node { id: id.to_owned(), number, nested: Mutex::default() };
+        polls.watch(step(Arc::new(node))).await
+    }
+
+    /// Resolves when steps that hold up the end of the run were woken and left alone by the body; they hold it up no more.
+    pub(crate) async fn neglect(&self, stop: impl Future<Output = ()>) {
+        if !self.lock().is_held_up() {
+            // That a run begins to end is a change, after which this is asked again.
+            stop.await;
+        }
+        let mut before = self.lock().waiting();
+        loop {
+            tokio::time::sleep(NEGLECT).await;
+            let mut inside = self.lock();
+            let waiting = inside.waiting();
+            let mut found = false;
+            for (number, turns) in &waiting {
+                if before.get(number) == Some(turns)
+                    && let Some(step) = inside.steps.get(number)
+                    && !step.polls.is_neglected()
+                {
+                    step.polls.neglect();
+                    found = true;
+                }
+            }
+            if found {
+                inside.has_neglected = true;
+                drop(inside);
+                return self.changed.notify_waiters();
+            }
+            before = waiting;
+        }
+    }
+
     /// Notes that the step around this call waits for a nested one.
     pub(crate) fn nest(&self, parent: Option<Arc<Node>>) -> Child<'_> {
         if let Some(parent) = &parent {
             let mut nested = parent.nested();
             nested.count += 1;
             if nested.count == 1 && !nested.over {
-                self.lock().running -= 1;
+                self.lock().runs(parent.number, false);
                 // A final failure may wait for just this.
                 self.changed.notify_waiters();
             }
@@ -196,7 +279,7 @@ impl Gate {
         is_stopping: impl Fn() -> bool,
     ) -> Running<'_> {
         let begin = |inside: &mut Inside| {
-            inside.running += 1;
+            inside.runs(node.number, true);
             // A sleep beside it must be recorded before this step ends.
             if !inside.asleep.is_empty() {
                 self.changed.notify_waiters();
@@ -247,7 +330,7 @@ impl Gate {
         let stopping = stopping && !broken!(CancelLetsStepsStart);
         if stopping || (inside.is_ending() && !sibling) {
             Admission::Park
-        } else if inside.unshown > 0 && !sibling {
+        } else if inside.unshown() > 0 && !sibling {
             Admission::Wait
         } else {
             count(&mut inside);
@@ -264,9 +347,9 @@ impl Gate {
     }
 
     /// Waits until no step runs, then shows a final failure to the body.
-    pub(crate) async fn show_when_quiet(&self) {
-        self.lock().unshown += 1;
-        let _unshown = Unshown(self);
+    pub(crate) async fn show_when_quiet(&self, node: &Node) {
+        self.lock().is_unshown(node.number, true);
+        let _unshown = Unshown { gate: self, number: node.number };
         // The siblings that stand behind this step in a `join` have their first poll yet to come.
         tokio::task::yield_now().await;
         loop {
@@ -290,8 +373,8 @@ impl Gate {
         let inside = self.lock();
         let asleep = if broken!(SleepHoldsItsSlot) { 0 } else { inside.asleep.len() };
         let waiting = inside.parked + asleep;
-        let idle = inside.running == 0 || broken!(ReleasedWhileSiblingsRun);
-        idle && inside.unshown == 0 && waiting > 0
+        let idle = inside.running() == 0 || broken!(ReleasedWhileSiblingsRun);
+        idle && inside.unshown() == 0 && waiting > 0
     }
 
     /// Notes how the run ends, before the body is dropped and what waits in it with it.
@@ -313,7 +396,7 @@ impl Gate {
 
     /// Whether no step runs.
     pub(crate) fn is_idle(&self) -> bool {
-        self.lock().running == 0
+        self.lock().running() == 0
     }
 
     /// Resolves at the next change of what runs, counted from this call on.
@@ -323,6 +406,58 @@ impl Gate {
 }
 
 impl Inside {
+    /// Notes that a step counts as running, or does so no more.
+    fn runs(&mut self, number: u64, running: bool) {
+        if running {
+            self.running += 1;
+        } else {
+            self.running -= 1;
+        }
+        if let Some(step) = self.steps.get_mut(&number) {
+            step.running = running;
+        }
+    }
+
+    /// Notes that the final failure of a step waits to be shown, or does so no more.
+    fn is_unshown(&mut self, number: u64, unshown: bool) {
+        if unshown {
+            self.unshown += 1;
+        } else {
+            self.unshown -= 1;
+        }
+        if let Some(step) = self.steps.get_mut(&number) {
+            step.unshown = unshown;
+        }
+    }
+
+    /// How many steps run that the body does not leave alone.
+    fn running(&self) -> usize {
+        self.running - self.neglected(|step| step.running)
+    }
+
+    /// How many failures wait to be shown by steps that the body does not leave alone.
+    fn unshown(&self) -> usize {
+        self.unshown - self.neglected(|step| step.unshown)
+    }
+
+    fn neglected(&self, which: impl Fn(&Watched) -> bool) -> usize {
+        if !self.has_neglected || broken!(NeglectedStepsHoldTheRun) {
+            return 0;
+        }
+        self.steps.values().filter(|step| step.polls.is_neglected() && which(step)).count()
+    }
+
+    /// Whether something waits for steps to settle.
+    fn is_held_up(&self) -> bool {
+        self.is_ending() || self.unshown > 0
+    }
+
+    /// The steps that were woken and had no turn since, with how many turns they have had.
+    fn waiting(&self) -> BTreeMap<u64, u64> {
+        let waits = |(number, step): (&u64, &Watched)| Some((*number, step.polls.waits_since()?));
+        self.steps.iter().filter_map(waits).collect()
+    }
+
     /// Notes that a step failed, in this poll of the body.
     pub(crate) const fn note_failure(&mut self) {
         // A later failure must not open the gate of a run that is ending already.

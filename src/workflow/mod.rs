@@ -5,6 +5,7 @@ mod drive;
 mod entry;
 mod gate;
 mod history;
+mod polls;
 mod restore;
 mod sleep;
 mod status;

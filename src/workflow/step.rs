@@ -106,7 +106,7 @@ impl Wf {
         run: impl Future<Output = TaskResult<Payload>> + Send,
     ) -> TaskResult<Payload> {
         self.open(&step.task, &step.id)?;
-        let (gate, about) = (&self.0.gate, &self.0.about);
+        let gate = &self.0.gate;
         let past = self.0.history.of(&step.task, &step.id);
         let forgets = broken!(UnrestoredIsUnbounded) && step.restore != Restore::Always;
         let past = past.filter(|_| !forgets && !broken!(StepsAreNotRestored));
@@ -117,16 +117,28 @@ impl Wf {
         step.parent = parent.as_ref().map(|node| node.id.clone());
         let _child = gate.nest(parent);
         step.parent.take_if(|_| broken!(ParentIsForgotten));
+        let id = step.id.clone();
+        gate.watch(&id, |node| self.execute_as(step, node, past, run)).await
+    }
+
+    /// Runs a step that is not restored.
+    async fn execute_as(
+        &self,
+        step: Step,
+        node: Arc<Node>,
+        past: Option<&StepStatus>,
+        run: impl Future<Output = TaskResult<Payload>> + Send,
+    ) -> TaskResult<Payload> {
+        let (gate, about) = (&self.0.gate, &self.0.about);
         if let Some(error) = step.exhausted(past) {
             gate.lock().note_failure();
-            gate.show_when_quiet().await;
+            gate.show_when_quiet(&node).await;
             return Err(TaskError { fault: Fault::Step(Box::new(error)) });
         }
-        let node = Node::new(&step.id);
         let running = gate.enter(node.clone(), || about.active.token.is_cancelled()).await;
         let (attempts, failures) = past.map_or((0, 0), |past| (past.attempts, past.failures));
         let attempt = Attempt { number: attempts + 1, failures, started_at: about.now() };
-        let run = node.scope(about.failing((&step.task, &step.id), run));
+        let run = node.clone().scope(about.failing((&step.task, &step.id), run));
         let result = match AssertUnwindSafe(run).catch_unwind().await {
             Ok(result) => result,
             Err(content) => Err(panicked(content)),
@@ -151,7 +163,7 @@ impl Wf {
         drop(running);
         match shown {
             Some(error) => {
-                gate.show_when_quiet().await;
+                gate.show_when_quiet(&node).await;
                 Err(error)
             }
             None => gate.park().await,

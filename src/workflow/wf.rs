@@ -19,8 +19,8 @@ use crate::{
 ///
 /// A step is known by its task and its id, which must be unique in a run and the same each time
 /// the workflow runs: a step that completed returns its stored output without running, unless its [`Restore`](crate::Restore) says
-/// otherwise. Every method takes `&self` and returns a
-/// plain future, so `join!`, `try_join_all` and `FuturesUnordered` run steps in parallel.
+/// otherwise. Every method takes `&self`. [`run`](Self::run) and [`task`](Self::task) return builders: await them, or turn them into
+/// plain futures with `.into_future()`, so that `join!`, `try_join_all` and `FuturesUnordered` run steps in parallel.
 ///
 /// # What is promised
 ///

@@ -21,6 +21,7 @@ mod hooks;
 mod keeping;
 mod lanes;
 mod leases;
+mod neglected;
 mod passes;
 mod poison;
 mod processes;

@@ -3,8 +3,11 @@ use std::{num::NonZeroU32, time::Duration};
 use futures::future::join_all;
 
 use queue::{
-    JobState, Outcome, Payload, Queue, Task,
-    core::{ClaimRequest, Guard, JobPatch, JobStoreExt, Progress, Queues, Transition, Version},
+    JobCtx, JobState, Outcome, Pass, Payload, Queue, Task, Worker,
+    core::{
+        ClaimRequest, Guard, JobPatch, JobStoreExt, JobUpdate, Progress, Queues, Transition,
+        Version,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +16,7 @@ use crate::scene::Scene;
 crate::on_every_store!(
     e25_fifty_racing_editors_lose_no_update,
     e26_the_fenced_holder_cannot_complete_a_job_that_failed_elsewhere,
+    a_job_that_its_handler_completes_by_its_fence_is_completed_once,
 );
 
 #[derive(Serialize, Deserialize, Task)]
@@ -69,4 +73,34 @@ async fn e26_the_fenced_holder_cannot_complete_a_job_that_failed_elsewhere(scene
     assert_eq!(outcome.unwrap(), Outcome::Fenced);
     assert_eq!(handle.job().await.unwrap(), before);
     assert_eq!(before.unwrap().state, JobState::Failed);
+}
+
+async fn a_job_that_its_handler_completes_by_its_fence_is_completed_once(scene: Scene) {
+    let complete = |ctx: &JobCtx, output: &str| {
+        let output = Some(Payload::from_value(output).unwrap());
+        JobUpdate::held(
+            ctx.id(),
+            ctx.fence(),
+            JobPatch::transition(Transition::Complete { output }),
+        )
+    };
+    let worker = Worker::new(scene.queue.clone())
+        .task(move |_: Edited, ctx: JobCtx| async move {
+            let store = ctx.queue().store().clone();
+            let done = store.update_jobs(&[complete(&ctx, "by the handler")]).await?;
+            assert!(matches!(done[..], [Outcome::Applied(_)]), "{done:?}");
+            // A worker that loses the answer may say so again.
+            let again = store.update_jobs(&[complete(&ctx, "by the handler")]).await?;
+            assert!(matches!(again[..], [Outcome::Repeated(_)]), "{again:?}");
+            Ok(7)
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Edited).await.unwrap();
+    let summary = worker.run(Pass::new()).await.unwrap();
+    assert_eq!(summary.succeeded(), 1, "{summary:?}");
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!((job.state, job.attempt, job.crashes), (JobState::Completed, 1, 0));
+    assert_eq!(job.output.unwrap().to::<String>().unwrap(), "by the handler");
+    assert!(worker.run(Pass::new()).await.unwrap().jobs.is_empty());
 }

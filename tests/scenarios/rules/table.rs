@@ -440,6 +440,15 @@ pub const RULES: &[Rule] = &[
         part: "Steps and the log",
         sentence: "How steps combine: `join!`, `try_join_all`, `FuturesUnordered`, `select!` (documented on `Wf`).",
         tests: &[
+            EveryStore("neglected::a_run_ends_although_the_body_leaves_a_running_step_alone"),
+            EveryStore(
+                "neglected::a_final_failure_is_shown_although_the_body_leaves_a_running_step_alone",
+            ),
+            EveryStore("neglected::a_step_starts_although_the_body_leaves_a_failed_one_alone"),
+            EveryStore(
+                "neglected::a_job_is_cancelled_although_the_body_leaves_a_running_step_alone",
+            ),
+            EveryStore("neglected::a_step_that_runs_and_was_not_woken_is_waited_for"),
             EveryStore("combining::under_join_outputs_stand_in_their_places_in_every_run"),
             EveryStore(
                 "combining::under_try_join_all_no_step_is_lost_or_repeated_by_the_failure_of_another",
@@ -720,6 +729,7 @@ pub const RULES: &[Rule] = &[
         sentence: "What was acknowledged is never lost; what was not is repeated safely.",
         tests: &[
             EveryStore("serving::an_enqueue_that_was_not_written_is_not_acknowledged"),
+            EveryStore("races::a_job_that_its_handler_completes_by_its_fence_is_completed_once"),
             EveryStore("serving::lost_answers_are_repeated_without_doubling_anything"),
             EveryStore("serving::two_workers_run_every_job_once"),
             File("tests/faults/kills.rs", "killed_workers_lose_nothing_and_double_nothing"),
