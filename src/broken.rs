@@ -165,6 +165,8 @@ switches! {
         "A pass enqueues schedules too.";
     ForgetsSteps: "17", "processes::sqlite::e11_after_a_kill_another_process_repeats_only_the_step_in_flight",
         "What the log says of finished steps is not read.";
+    ClaimsAreHeldLate: "14", "blocking::memory::jobs_that_are_claimed_while_a_handler_blocks_keep_their_leases",
+        "The leases of claimed jobs are renewed only when the worker takes them in.";
     IgnoresLoss: "15", "leases::memory::a_worker_that_stalled_writes_nothing_into_the_next_attempt",
         "A worker that is told that it lost a job believes that its write was made.";
     RenewsAmongHandlers: "14",

@@ -7,14 +7,17 @@ use std::{
 
 use futures::FutureExt;
 use queue_core::{
-    ClaimRequest, Claimed, Effect, Error, ErrorKind, Job, JobId, JobPatch, JobStore, JobUpdate,
-    Outcome, Result, Transition, When,
+    ClaimRequest, Claimed, Clock, Effect, Error, ErrorKind, Job, JobId, JobPatch, JobStore,
+    JobUpdate, Outcome, Result,
 };
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    fresh::{Fresh, Handed, unstarted},
     io::{Io, answering},
     jitter::jittered,
+    keeper::Keeper,
     supervise::discard,
 };
 
@@ -40,12 +43,6 @@ pub(crate) struct Committer {
     requests: mpsc::UnboundedSender<Request>,
 }
 
-/// The update that gives back a job which was claimed and not started, to its place in the queue.
-pub(crate) fn unstarted(job: &Job) -> JobUpdate {
-    let patch = JobPatch::transition(Transition::Release { when: When::At(job.run_at) });
-    JobUpdate::held(job.id, job.fence, patch)
-}
-
 /// The outcome of an update, and whether it may have been applied by an earlier try.
 #[derive(Clone, Debug)]
 pub(crate) struct Committed {
@@ -56,19 +53,26 @@ pub(crate) struct Committed {
 #[derive(Debug)]
 enum Request {
     Update(JobUpdate, Reply),
-    Claim(Box<ClaimRequest>, oneshot::Sender<Result<Claimed>>),
+    Claim(Box<ClaimRequest>, Claimer),
 }
 
-type ClaimWaiter = (Box<ClaimRequest>, oneshot::Sender<Result<Claimed>>);
+/// Whoever asked for a claim.
+#[derive(Debug)]
+struct Claimer {
+    reply: oneshot::Sender<Result<Handed>>,
+    /// Cancelled when it stops.
+    stop: CancellationToken,
+}
 
 impl Committer {
     /// Starts one on the I/O thread. It ends with its last clone, when everything asked of it is done. `patience` is how long it
-    /// waits for one call.
-    pub(crate) fn start(io: &Io, patience: Duration) -> Self {
+    /// waits for one call; `keeper` renews the leases of what it claims.
+    pub(crate) fn start(io: &Io, keeper: Arc<Keeper>, patience: Duration) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let store = io.store().clone();
         let aside = Aside::new(store.clone(), patience);
-        let mut task = Task { store, patience, inbox, waiting: VecDeque::new(), aside };
+        let claims = Claims { keeper, clock: io.clock().clone(), requests: requests.downgrade() };
+        let mut task = Task { store, patience, inbox, waiting: VecDeque::new(), aside, claims };
         if let Some(handle) = io.handle() {
             handle.spawn(async move {
                 while let Err(content) = AssertUnwindSafe(task.run()).catch_unwind().await {
@@ -86,10 +90,15 @@ impl Committer {
         self.ask(Request::Update(update, reply), answer).await
     }
 
-    /// Claims jobs. If nobody waits for the answer any more, they are given back.
-    pub(crate) async fn claim(&self, request: ClaimRequest) -> Result<Claimed> {
+    /// Claims jobs. If nobody waits for the answer any more, they are given back. `stop` is cancelled when whoever claims them
+    /// stops.
+    pub(crate) async fn claim(
+        &self,
+        request: ClaimRequest,
+        stop: CancellationToken,
+    ) -> Result<Handed> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Claim(Box::new(request), reply), answer).await
+        self.ask(Request::Claim(Box::new(request), Claimer { reply, stop }), answer).await
     }
 
     /// Makes an update that nobody waits for.
@@ -116,6 +125,15 @@ struct Task {
     inbox: mpsc::UnboundedReceiver<Request>,
     waiting: VecDeque<Request>,
     aside: Aside,
+    claims: Claims,
+}
+
+/// What it takes to hold jobs that were claimed.
+struct Claims {
+    keeper: Arc<Keeper>,
+    clock: Clock,
+    /// Where they are given back.
+    requests: mpsc::WeakUnboundedSender<Request>,
 }
 
 type Reply = oneshot::Sender<Result<Committed>>;
@@ -134,7 +152,7 @@ struct Batch {
     /// For each update, who waits for it.
     waiters: Vec<Waiters>,
     places: HashMap<JobId, usize>,
-    claim: Option<ClaimWaiter>,
+    claim: Option<(Box<ClaimRequest>, Claimer)>,
 }
 
 impl Batch {
@@ -145,8 +163,8 @@ impl Batch {
     /// Takes a request in, or gives it back for the next call.
     fn add(&mut self, request: Request) -> Option<Request> {
         match request {
-            Request::Claim(request, reply) if self.claim.is_none() => {
-                self.claim = Some((request, reply));
+            Request::Claim(request, claimer) if self.claim.is_none() => {
+                self.claim = Some((request, claimer));
                 None
             }
             Request::Claim(..) => Some(request),
@@ -257,33 +275,50 @@ impl Task {
 
     async fn write(&mut self, batch: Batch) {
         let Batch { updates, waiters, claim, .. } = batch;
-        let Some((request, waiter)) = claim else {
+        let Some((request, claimer)) = claim else {
             return self.persist(updates, waiters, false).await;
         };
         if updates.is_empty() {
             let claimed = self.call(self.store.claim(&request)).await;
-            return self.hand_over(claimed, waiter).await;
+            return self.hand_over(claimed, claimer).await;
         }
         match self.call(self.store.update_and_claim(&updates, &request)).await {
             Ok((outcomes, claimed)) => {
-                // First, because nobody renews these leases until the worker has the jobs.
-                self.hand_over(Ok(claimed), waiter).await;
+                // First: their leases have begun.
+                self.hand_over(Ok(claimed), claimer).await;
                 self.answer(updates, outcomes, waiters, false);
             }
             Err(error) => {
                 // The updates must get through; the claim is asked for again by the worker, with the
                 // same token, so that what it may have taken is found. Where the two are two calls,
                 // the error may be the second one's, and the first may have been made.
-                let _ = waiter.send(Err(error));
+                let _ = claimer.reply.send(Err(error));
                 self.persist(updates, waiters, true).await;
             }
         }
     }
 
-    async fn hand_over(&self, claimed: Result<Claimed>, waiter: oneshot::Sender<Result<Claimed>>) {
-        let Err(unheard) = waiter.send(claimed) else { return };
-        let Ok(claimed) = unheard else { return };
-        let updates: Vec<JobUpdate> = claimed.jobs.iter().map(unstarted).collect();
+    async fn hand_over(&self, claimed: Result<Claimed>, claimer: Claimer) {
+        let Claimer { reply, stop } = claimer;
+        let claimed = match claimed {
+            Ok(claimed) => claimed,
+            // It may not be waited for any more.
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let Claims { keeper, clock, requests } = &self.claims;
+        let Some(requests) = requests.upgrade() else {
+            // The worker is gone.
+            return self.give_back(&claimed.jobs).await;
+        };
+        let committer = Committer { requests };
+        let hold = |job| Fresh::new(job, clock, stop.clone(), keeper.clone(), committer.clone());
+        let jobs = claimed.jobs.into_iter().map(hold).collect();
+        // What is not heard is dropped, and so given back.
+        let _ = reply.send(Ok(Handed { jobs, next_due: claimed.next_due }));
+    }
+
+    async fn give_back(&self, jobs: &[Job]) {
+        let updates: Vec<JobUpdate> = jobs.iter().map(unstarted).collect();
         if updates.is_empty() {
             return;
         }

@@ -106,6 +106,11 @@ impl Io {
         Some(&self.clock).filter(|clock| clock.is_manual())
     }
 
+    /// The clock of the store: the system's, or one that is moved by hand.
+    pub(crate) const fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     pub(crate) const fn store(&self) -> &Arc<dyn JobStore> {
         &self.store
     }

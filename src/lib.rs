@@ -14,6 +14,7 @@ mod edit;
 mod enqueue;
 mod error;
 mod extract;
+mod fresh;
 mod handle;
 mod handler;
 mod hooked;

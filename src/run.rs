@@ -2,19 +2,18 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;
 use queue_core::{EntryKind, Job, JobError, JobPatch, NewEntry, Payload, Transition, When};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     JobCtx, JobReport, JobResult, Queue, States, TaskOptions,
     active::{Active, Written},
     callback::Call,
     catalog::{Catalog, Registered, Run},
-    committer::{Committer, unstarted},
+    committer::Committer,
     ctx::About,
     error::panicked,
+    fresh::Fresh,
     keeper::Keeper,
     supervise::discard,
-    time::StoreClock,
     workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow, unless_abandoned},
 };
 
@@ -123,26 +122,25 @@ fn undone(content: Box<dyn Any + Send>, options: &TaskOptions, about: &About) ->
 /// given back then, so that nothing that breaks off between claim and start strands it.
 pub(crate) struct Taken {
     bench: Arc<Bench>,
-    active: Arc<Active>,
-    job: Option<Job>,
+    fresh: Fresh,
 }
 
 impl Taken {
-    /// `stop` is cancelled when whoever claimed the job stops.
-    pub(crate) fn new(bench: Arc<Bench>, job: Job, stop: CancellationToken) -> Self {
-        let clock = StoreClock::of_claim(bench.queue.io(), &job);
-        let active = Arc::new(Active::new(&job, clock, stop));
-        bench.keeper.add(active.clone());
-        Taken { bench, active, job: Some(job) }
+    pub(crate) fn new(bench: Arc<Bench>, fresh: Fresh) -> Self {
+        if broken!(ClaimsAreHeldLate) {
+            bench.keeper.add(fresh.active().clone());
+        }
+        Taken { bench, fresh }
     }
 
     /// Runs it on a task of its own, so that neither a blocking nor a panicking handler holds up the
     /// others. The task goes on if the returned future is dropped.
     pub(crate) fn spawn(mut self) -> impl Future<Output = Option<JobReport>> + Send + use<> {
-        let named = self.job.as_ref().map(|job| (job.id, job.kind.to_string()));
+        let named = self.fresh.job().map(|job| (job.id, job.kind.to_string()));
         let run = tokio::spawn(async move {
-            let job = self.job.take()?;
-            Some(run_job(&self.bench, job, self.active.clone()).await)
+            let job = self.fresh.start()?;
+            let active = self.fresh.active().clone();
+            Some(run_job(&self.bench, job, active).await)
         });
         run.map(move |report| {
             // The runtime is shutting down, or the engine itself panicked: nothing was written.
@@ -151,17 +149,6 @@ impl Taken {
                 named.map(|(id, kind)| JobReport::new(id, kind, JobResult::Lost))
             })
         })
-    }
-}
-
-impl Drop for Taken {
-    fn drop(&mut self) {
-        self.bench.keeper.remove(&self.active);
-        if let Some(job) = &self.job
-            && !broken!(UnstartedClaimsAreStranded)
-        {
-            self.bench.committer.commit_unheard(unstarted(job));
-        }
     }
 }
 

@@ -27,8 +27,8 @@ impl StoreClock {
     }
 
     /// As the claim of this job shows it, which was answered just now. No trip.
-    pub(crate) fn of_claim(io: &Io, job: &Job) -> Self {
-        if let Some(clock) = io.manual_clock() {
+    pub(crate) fn of_claim(clock: &Clock, job: &Job) -> Self {
+        if clock.is_manual() {
             return StoreClock(Source::Manual(clock.clone()));
         }
         // A job that was claimed was due.

@@ -279,9 +279,10 @@ impl WorkerBuilder {
         }
         let planned = plan(schedules, &catalog, &queue.store().info().capabilities)?;
         let scheduler = Arc::new(Scheduler::new(queue.clone(), planned));
+        let keeper = Keeper::start(queue.io(), settings.holder.clone(), lease, renew_every);
         let bench = Bench {
-            committer: Committer::start(queue.io(), patience(lease)),
-            keeper: Keeper::start(queue.io(), settings.holder.clone(), lease, renew_every),
+            committer: Committer::start(queue.io(), keeper.clone(), patience(lease)),
+            keeper,
             queue,
             catalog: Arc::new(catalog),
             states: Arc::new(states),

@@ -2,12 +2,17 @@ use std::{borrow::Cow, num::NonZeroU32, sync::Arc};
 
 use futures::{FutureExt, StreamExt, stream};
 use queue_core::{
-    ClaimRequest, Claimed, Error, Job, JobFilter, JobId, JobStore, Order, QueueName, Result, State,
+    ClaimRequest, Error, JobFilter, JobId, JobStore, Order, QueueName, Result, State,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::Worker;
-use crate::{JobReport, JobResult, Summary, jitter::repeated, run::Taken};
+use crate::{
+    JobReport, JobResult, Summary,
+    fresh::{Fresh, Handed},
+    jitter::repeated,
+    run::Taken,
+};
 
 /// One pass of a worker: which jobs to claim, and how to run them.
 #[derive(Clone, Debug)]
@@ -192,7 +197,7 @@ impl Worker {
         let Some(free) = room(limit, taken.len()) else { return Ok(()) };
         request.limit = free;
         let claimed = self.claim_surely(&request).await?;
-        let claimed_at = claimed.jobs.first().and_then(|job| job.started_at);
+        let claimed_at = claimed.jobs.first().and_then(|fresh| fresh.job()?.started_at);
         self.take(taken, claimed.jobs);
         // Something is to be had that this claim could not take: a lease that is over, or a job that
         // somebody was writing at that moment. One more try; a pass does not wait.
@@ -213,15 +218,16 @@ impl Worker {
         Ok(())
     }
 
-    fn take(&self, taken: &mut Vec<Taken>, jobs: Vec<Job>) {
-        let take = |job| Taken::new(self.bench.clone(), job, CancellationToken::new());
-        taken.extend(jobs.into_iter().map(take));
+    fn take(&self, taken: &mut Vec<Taken>, jobs: Vec<Fresh>) {
+        taken.extend(jobs.into_iter().map(|fresh| Taken::new(self.bench.clone(), fresh)));
     }
 
     /// Claims, and asks again with the same token if the answer was lost: what the first try took
     /// would otherwise be held by nobody until its lease is over.
-    async fn claim_surely(&self, request: &ClaimRequest) -> Result<Claimed> {
-        repeated(|| self.bench.committer.claim(request.clone())).await
+    async fn claim_surely(&self, request: &ClaimRequest) -> Result<Handed> {
+        // A pass is not stopped.
+        let claim = || self.bench.committer.claim(request.clone(), CancellationToken::new());
+        repeated(claim).await
     }
 
     /// `None` if the store could not say: what the pass did is worth more than the count.

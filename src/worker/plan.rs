@@ -1,9 +1,13 @@
 use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
-use queue_core::{ClaimRequest, Claimed, Job, Result, Timestamp};
+use queue_core::{ClaimRequest, Result, Timestamp};
 use tokio::time::Instant;
 
-use crate::{jitter::jittered, time::StoreClock};
+use crate::{
+    fresh::{Fresh, Handed},
+    jitter::jittered,
+    time::StoreClock,
+};
 
 /// The longest sleep of an idle worker: wake-ups may be lost.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
@@ -88,9 +92,9 @@ impl Plan {
     pub(super) fn take_in(
         &mut self,
         request: &ClaimRequest,
-        claimed: Result<Claimed>,
+        claimed: Result<Handed>,
         clock: &StoreClock,
-    ) -> Vec<Job> {
+    ) -> Vec<Fresh> {
         let now = Instant::now();
         let claimed = match claimed {
             Ok(claimed) => claimed,

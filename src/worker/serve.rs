@@ -6,7 +6,7 @@ use futures::{
     stream::FuturesUnordered,
 };
 use queue_core::{
-    ClaimRequest, Claimed, Effect, Error, ErrorKind, JobFilter, JobStore, Kinds, Result, States,
+    ClaimRequest, Effect, Error, ErrorKind, JobFilter, JobStore, Kinds, Result, States,
 };
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Worker, plan::Plan};
 use crate::{
     JobReport,
-    committer::unstarted,
+    fresh::{Fresh, Handed},
     io::{answering, surviving},
     jitter::jittered,
     run::Taken,
@@ -97,7 +97,7 @@ impl Worker {
         let mut running: Running = FuturesUnordered::new();
         let mut plan = Plan::new();
         let mut seen = clock.now();
-        let mut claiming: Option<BoxFuture<'_, (ClaimRequest, Result<Claimed>)>> = None;
+        let mut claiming: Option<BoxFuture<'_, (ClaimRequest, Result<Handed>)>> = None;
         tokio::pin!(shutdown);
         loop {
             let busy = match broken!(ClaimsBeyondFreeSlots) {
@@ -121,9 +121,9 @@ impl Worker {
                 }
                 Some((request, claimed)) = OptionFuture::from(claiming.as_mut()) => {
                     claiming = None;
-                    for job in plan.take_in(&request, claimed, &clock) {
-                        let laned = job.lane.is_some();
-                        let taken = Taken::new(self.bench.clone(), job, stop.clone());
+                    for fresh in plan.take_in(&request, claimed, &clock) {
+                        let laned = fresh.job().is_some_and(|job| job.lane.is_some());
+                        let taken = Taken::new(self.bench.clone(), fresh);
                         running.push(taken.spawn().map(move |report| (report, laned)).boxed());
                     }
                 }
@@ -135,7 +135,8 @@ impl Worker {
                 () = tokio::time::sleep_until(plan.ask_at()), if may_ask => {
                     let requests = |free| self.requests(None, None, None, free);
                     claiming = plan.next_request(free, requests).map(|request| {
-                        async move { self.ask(request).await }.boxed()
+                        let stop = stop.clone();
+                        async move { self.ask(request, stop).await }.boxed()
                     });
                 }
             }
@@ -149,10 +150,13 @@ impl Worker {
             };
             // An answer that was lost may have taken jobs: the same token finds them.
             while let Some((request, claimed)) = unanswered.take() {
-                self.give_back(&claimed).await;
-                if claimed.is_err_and(|error| error.is_transient()) {
-                    tokio::time::sleep(jittered(ASK_AGAIN)).await;
-                    unanswered = Some(self.ask(request).await);
+                match claimed {
+                    Ok(handed) => give_back(handed.jobs).await,
+                    Err(error) if error.is_transient() => {
+                        tokio::time::sleep(jittered(ASK_AGAIN)).await;
+                        unanswered = Some(self.ask(request, stop.clone()).await);
+                    }
+                    Err(_) => {}
                 }
             }
         };
@@ -163,20 +167,13 @@ impl Worker {
         Ok(())
     }
 
-    async fn ask(&self, request: ClaimRequest) -> (ClaimRequest, Result<Claimed>) {
-        let claimed = self.bench.committer.claim(request.clone()).await;
+    async fn ask(
+        &self,
+        request: ClaimRequest,
+        stop: CancellationToken,
+    ) -> (ClaimRequest, Result<Handed>) {
+        let claimed = self.bench.committer.claim(request.clone(), stop).await;
         (request, claimed)
-    }
-
-    /// Gives back what was claimed and will not be started, each to its place in the queue.
-    async fn give_back(&self, claimed: &Result<Claimed>) {
-        let jobs = claimed.iter().flat_map(|claimed| &claimed.jobs);
-        let releases = jobs.map(|job| self.bench.committer.commit(unstarted(job)));
-        for released in join_all(releases).await {
-            if let Err(error) = released {
-                tracing::warn!(%error, "a job that was claimed in vain was not given back");
-            }
-        }
     }
 
     async fn wind_down(
@@ -230,6 +227,15 @@ impl Worker {
         };
         let tallies = self.queue().io().call(count).await?;
         Ok(tallies.iter().map(|tally| tally.count).sum())
+    }
+}
+
+/// Gives back what was claimed and will not be started, each to its place in the queue.
+async fn give_back(jobs: Vec<Fresh>) {
+    for released in join_all(jobs.into_iter().map(Fresh::give_back)).await {
+        if let Err(error) = released {
+            tracing::warn!(%error, "a job that was claimed in vain was not given back");
+        }
     }
 }
 

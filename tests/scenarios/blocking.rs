@@ -2,18 +2,19 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use queue::{JobState, Pass, Queue, State, Task, Worker};
+use queue::{JobCtx, JobFilter, JobQuery, JobState, Pass, Queue, State, Task, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Notify,
 };
 
-use crate::scene::Scene;
+use crate::scene::{Scene, Trips, eventually};
 
 crate::on_every_store!(
     handlers_that_block_the_only_worker_thread_for_three_leases_keep_their_leases,
     handlers_that_block_a_runtime_of_one_thread_for_three_leases_keep_their_leases,
+    jobs_that_are_claimed_while_a_handler_blocks_keep_their_leases,
 );
 
 const LEASE: Duration = Duration::from_secs(1);
@@ -48,6 +49,15 @@ async fn keep_their_leases(scene: Scene, runtime: fn() -> std::io::Result<Runtim
         done.notify_one();
         succeeded
     });
+    nothing_is_reaped(&scene, &over).await;
+    assert_eq!(blocked.join().unwrap(), JOBS as usize);
+    for handle in handles {
+        let job = handle.job().await.unwrap().unwrap();
+        assert_eq!((job.state, job.attempt, job.crashes), (JobState::Completed, 1, 0));
+    }
+}
+
+async fn nothing_is_reaped(scene: &Scene, over: &Notify) {
     let sibling = scene.sibling().await;
     let reaping = async {
         loop {
@@ -59,11 +69,6 @@ async fn keep_their_leases(scene: Scene, runtime: fn() -> std::io::Result<Runtim
     tokio::select! {
         () = over.notified() => {}
         () = reaping => unreachable!(),
-    }
-    assert_eq!(blocked.join().unwrap(), JOBS as usize);
-    for handle in handles {
-        let job = handle.job().await.unwrap().unwrap();
-        assert_eq!((job.state, job.attempt, job.crashes), (JobState::Completed, 1, 0));
     }
 }
 
@@ -79,4 +84,50 @@ async fn work(queue: Queue) -> usize {
         .build()
         .unwrap();
     worker.run(Pass::new()).await.unwrap().succeeded()
+}
+
+/// The worker's next claim is answered while a handler blocks the only thread, so that nobody takes the answer.
+async fn jobs_that_are_claimed_while_a_handler_blocks_keep_their_leases(scene: Scene) {
+    let first = scene.queue.enqueue(Blocks).await.unwrap();
+    let (trips, queue, over) = (scene.trips.clone(), scene.queue.clone(), Arc::new(Notify::new()));
+    let done = over.clone();
+    let blocked = std::thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(serve(queue, trips));
+        done.notify_one();
+    });
+    nothing_is_reaped(&scene, &over).await;
+    blocked.join().unwrap();
+    let jobs = scene.queue.find(JobQuery::new(JobFilter::all())).await.unwrap().items;
+    assert_eq!((jobs.len(), jobs[1].id), (2, first.id()));
+    for job in jobs {
+        assert_eq!((job.state, job.attempt, job.crashes), (JobState::Completed, 1, 0));
+    }
+}
+
+/// The first job enqueues the second, and blocks when the worker has asked for it.
+async fn serve(queue: Queue, trips: Arc<Trips>) {
+    let (own, slow) = (queue.clone(), trips.clone());
+    let worker = Worker::new(queue)
+        .state(())
+        .task(move |_: Blocks, State(()): State<()>, ctx: JobCtx| {
+            let (queue, trips) = (own.clone(), trips.clone());
+            async move {
+                if queue.tally(JobFilter::all()).await?.iter().map(|it| it.count).sum::<u64>() == 1
+                {
+                    let asked = trips.of("claim");
+                    queue.enqueue(Blocks).await?;
+                    eventually("it asks for it", || async { trips.of("claim") > asked }).await;
+                    std::thread::sleep(3 * LEASE);
+                }
+                assert!(!ctx.cancelled().is_cancelled(), "it still has the job");
+                Ok(())
+            }
+        })
+        .concurrency(2)
+        .lease(LEASE)
+        .build()
+        .unwrap();
+    slow.delay("claim", Duration::from_millis(200));
+    worker.run_until_empty(|_| {}).await.unwrap();
 }

@@ -188,6 +188,7 @@ pub const RULES: &[Rule] = &[
         part: "Leases",
         sentence: "The holder renews its lease; a healthy job, however long it takes or its handler blocks, stays with it.",
         tests: &[
+            EveryStore("blocking::jobs_that_are_claimed_while_a_handler_blocks_keep_their_leases"),
             EveryStore("leases::e12_a_healthy_long_job_is_never_taken_over"),
             EveryStore("leases::a_cpu_bound_handler_keeps_its_lease"),
             EveryStore(
