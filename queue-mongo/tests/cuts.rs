@@ -316,6 +316,81 @@ async fn a_reap_that_is_acknowledged_too_late_reports_what_it_took_and_nothing_e
     }
 }
 
+/// Has writes answered before a majority has them, and moves a job while a cursor is read on.
+#[derive(Default)]
+struct Hasty {
+    is_hasty: AtomicBool,
+    /// What releases a job at the next `getMore`, and whether it has.
+    release: std::sync::Mutex<Option<(MongoStore, JobUpdate)>>,
+}
+
+#[async_trait]
+impl OnItsWay for Hasty {
+    async fn pass(&self, command: &mut Document) -> Way {
+        if self.is_hasty.load(Ordering::SeqCst) && command.contains_key("writeConcern") {
+            command.insert("writeConcern", doc! { "w": 1 });
+        }
+        if command.contains_key("getMore") {
+            let release = self.release.lock().unwrap().take();
+            if let Some((store, update)) = release {
+                assert!(store.update_jobs(&[update]).await.unwrap()[0].is_saved());
+            }
+        }
+        Way::On
+    }
+}
+
+/// A store behind such a relay, and one that sees the same database directly.
+async fn hasty() -> (MongoStore, MongoStore, Arc<Hasty>, Relay, Scratch) {
+    let scratch = Server::ReplicaSet.scratch().unwrap();
+    let direct = scratch.options(&Clock::system()).unwrap().open().await.unwrap();
+    let hasty = Arc::<Hasty>::default();
+    let relay = Relay::before(&scratch.url, hasty.clone()).await.unwrap();
+    let options = MongoOptions::from_url(&relay.url).unwrap().database(&scratch.name);
+    let store = options.wake(Wake::Poll).open().await.unwrap();
+    (store, direct, hasty, relay, scratch)
+}
+
+#[tokio::test]
+async fn a_repeated_claim_answers_what_a_majority_has() {
+    let (store, direct, hasty, _relay, _scratch) = hasty().await;
+    hasty.is_hasty.store(true, Ordering::SeqCst);
+    for limit in [1, 3].into_iter().cycle().take(20) {
+        let jobs: Vec<NewJob> = (0..limit).map(|_| plain()).collect();
+        direct.insert(&jobs).await.unwrap();
+        let mut request = request(limit);
+        request.filter = Some(JobFilter::ids(jobs.iter().map(|job| job.id)));
+        // What this one answers is not known to a majority either.
+        let _ = store.claim(&request).await.unwrap();
+        let repeated = direct.claim(&request).await.unwrap().jobs;
+        assert_eq!(repeated.len(), limit as usize);
+        for job in repeated {
+            let seen = direct.get_one(job.id).await.unwrap().unwrap();
+            assert_eq!((seen.state, seen.fence), (State::Running, job.fence));
+        }
+    }
+    wire::assert_sound();
+}
+
+#[tokio::test]
+async fn a_bulk_change_meets_a_job_that_is_released_while_it_reads() {
+    let (store, direct, hasty, _relay, _scratch) = hasty().await;
+    // More than the first part of a cursor's answer.
+    let jobs: Vec<NewJob> = (0..300).map(|_| plain()).collect();
+    direct.insert(&jobs).await.unwrap();
+    let held = direct.claim(&request(1)).await.unwrap().jobs.remove(0);
+    let release = Transition::Release { when: queue_core::When::Now };
+    let release = JobUpdate::held(held.id, held.fence, JobPatch::transition(release));
+    *hasty.release.lock().unwrap() = Some((direct.clone(), release));
+    let live = JobFilter::all().with_states(queue_core::States::LIVE);
+    let cancel = BulkChange::Cancel { reason: "stop".to_owned() };
+    let counts = store.update_where(&live, &cancel).await.unwrap();
+    wire::assert_sound();
+    assert!(hasty.release.lock().unwrap().is_none(), "the cursor was read on");
+    assert_eq!(counts.changed + counts.signalled, 300, "{counts:?}");
+    assert_eq!(direct.count(&live).await.unwrap(), 0);
+}
+
 /// The ids of the writes that are under way in this collection.
 async fn writes(admin: &mongodb::Database, collection: &str) -> Vec<Bson> {
     let running = doc! { "currentOp": 1, "active": true, "ns": collection, "op": "update" };
