@@ -27,10 +27,11 @@ struct Aside {
 }
 
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// When the first one ends.
 enum First {
-    EndsAtOnce,
-    EndsWhenTold,
-    EndsWhenCancelled,
+    AtOnce,
+    WhenTold,
+    WhenCancelled,
 }
 
 #[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -52,9 +53,9 @@ async fn aside(job: Aside, wf: Wf, State(stage): State<Stage>) -> TaskResult<u32
     let Aside { first, beside_fails, after } = job;
     let first = wf.run("first", || async {
         match first {
-            First::EndsAtOnce => {}
-            First::EndsWhenTold => stage.first.notified().await,
-            First::EndsWhenCancelled => wf.ctx().cancelled().cancelled().await,
+            First::AtOnce => {}
+            First::WhenTold => stage.first.notified().await,
+            First::WhenCancelled => wf.ctx().cancelled().cancelled().await,
         }
         Ok::<_, TaskError>(1)
     });
@@ -100,7 +101,7 @@ async fn pass(scene: &Scene, stage: &Stage, meanwhile: impl Future<Output = ()>)
 }
 
 async fn enqueue(scene: &Scene, first: First, after: After) -> queue::JobHandle<Aside> {
-    let beside_fails = first == First::EndsWhenTold;
+    let beside_fails = first == First::WhenTold;
     scene.queue.enqueue(Aside { first, beside_fails, after }).await.unwrap()
 }
 
@@ -110,7 +111,7 @@ async fn until_after(stage: &Stage) {
 
 async fn a_run_ends_although_the_body_leaves_a_running_step_alone(scene: Scene) {
     let stage = Stage::default();
-    let handle = enqueue(&scene, First::EndsAtOnce, After::FailsOnce).await;
+    let handle = enqueue(&scene, First::AtOnce, After::FailsOnce).await;
     let summary = pass(&scene, &stage, async {
         until_after(&stage).await;
         stage.beside.notify_one();
@@ -126,7 +127,7 @@ async fn a_run_ends_although_the_body_leaves_a_running_step_alone(scene: Scene) 
 
 async fn a_final_failure_is_shown_although_the_body_leaves_a_running_step_alone(scene: Scene) {
     let stage = Stage::default();
-    let handle = enqueue(&scene, First::EndsAtOnce, After::FailsForGood).await;
+    let handle = enqueue(&scene, First::AtOnce, After::FailsForGood).await;
     let summary = pass(&scene, &stage, async {
         until_after(&stage).await;
         stage.beside.notify_one();
@@ -139,7 +140,7 @@ async fn a_final_failure_is_shown_although_the_body_leaves_a_running_step_alone(
 
 async fn a_step_starts_although_the_body_leaves_a_failed_one_alone(scene: Scene) {
     let stage = Stage::default();
-    let handle = enqueue(&scene, First::EndsWhenTold, After::Succeeds).await;
+    let handle = enqueue(&scene, First::WhenTold, After::Succeeds).await;
     let summary = pass(&scene, &stage, async {
         eventually("it runs", || async { stage.docs.count("beside begins") == 1 }).await;
         stage.beside.notify_one();
@@ -155,7 +156,7 @@ async fn a_step_starts_although_the_body_leaves_a_failed_one_alone(scene: Scene)
 
 async fn a_job_is_cancelled_although_the_body_leaves_a_running_step_alone(scene: Scene) {
     let stage = Stage::default();
-    let handle = enqueue(&scene, First::EndsWhenCancelled, After::Succeeds).await;
+    let handle = enqueue(&scene, First::WhenCancelled, After::Succeeds).await;
     let summary = pass(&scene, &stage, async {
         eventually("it runs", || async { stage.docs.count("beside begins") == 1 }).await;
         assert!(handle.cancel("enough").await.unwrap().is_saved());
@@ -193,7 +194,7 @@ async fn a_step_that_runs_and_was_not_woken_is_waited_for(scene: Scene) {
         })
         .build()
         .unwrap();
-    let handle = enqueue(&scene, First::EndsAtOnce, After::FailsOnce).await;
+    let handle = enqueue(&scene, First::AtOnce, After::FailsOnce).await;
     let go_on = async {
         until_after(&stage).await;
         // Longer than a step may be left alone: this one is not, it has nothing to do.
