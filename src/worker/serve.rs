@@ -37,8 +37,8 @@ type Running = FuturesUnordered<BoxFuture<'static, (Option<JobReport>, bool)>>;
 impl Worker {
     /// Works until `shutdown` resolves, then stops gracefully: nothing new is claimed, running jobs
     /// may finish within the grace time, and what still runs then is told to stop and given back
-    /// at once, without using an attempt. If the store does not answer, it stops all the same after
-    /// one more lease: what it held comes back by itself then.
+    /// at once, without using an attempt. If the store does not answer, it stops all the same one
+    /// lease after the grace time: what it held comes back by itself then.
     ///
     /// Trouble with the store does not end it: it waits, with jitter, and goes on.
     ///
@@ -160,10 +160,13 @@ impl Worker {
                 }
             }
         };
-        if timeout(self.settings.lease, unfinished).await.is_err() {
-            tracing::warn!("the store did not answer a claim while the worker stopped");
-        }
-        self.wind_down(running, observe, &stop).await;
+        let unfinished = async {
+            if timeout(self.settings.lease, unfinished).await.is_err() {
+                tracing::warn!("the store did not answer a claim while the worker stopped");
+            }
+        };
+        // The grace time of what runs does not wait for the answer to a claim.
+        tokio::join!(unfinished, self.wind_down(running, observe, &stop));
         Ok(())
     }
 

@@ -4,13 +4,14 @@ use queue::{JobState, Pass, State, Task, TaskResult, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::scene::{Docs, Scene, eventually};
+use crate::scene::{Docs, Fault, Scene, eventually};
 
 crate::on_every_store!(
     e12_a_healthy_long_job_is_never_taken_over,
     a_graceful_stop_gives_running_jobs_back_without_using_an_attempt,
     a_graceful_stop_lets_jobs_finish_within_the_grace_time,
     a_worker_that_stalled_writes_nothing_into_the_next_attempt,
+    running_jobs_are_told_to_stop_although_a_claim_is_never_answered,
     a_lease_that_cannot_be_kept_is_refused,
     a_cpu_bound_handler_keeps_its_lease,
 );
@@ -89,6 +90,42 @@ async fn a_graceful_stop_lets_jobs_finish_within_the_grace_time(scene: Scene) {
     worker.run_until(async { begun.notified().await }).await.unwrap();
     assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Completed);
     assert_eq!(handle.output().await.unwrap(), "in time");
+}
+
+async fn running_jobs_are_told_to_stop_although_a_claim_is_never_answered(scene: Scene) {
+    let (begun, told) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let worker = Worker::new(scene.queue.clone())
+        .state((begun.clone(), told.clone()))
+        .task(
+            |_: Long,
+             ctx: queue::JobCtx,
+             State((begun, told)): State<(Arc<Notify>, Arc<Notify>)>| async move {
+                begun.notify_one();
+                ctx.cancelled().cancelled().await;
+                told.notify_one();
+                Ok(String::new())
+            },
+        )
+        // So long is the claim waited for.
+        .lease(Duration::from_secs(600))
+        .grace(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    scene.queue.enqueue(Long).await.unwrap();
+    let asked = async {
+        begun.notified().await;
+        scene.trips.next("claim", Fault::Hang);
+        scene.queue.enqueue(Long).await.unwrap();
+        eventually("a claim hangs", || async { scene.trips.hung() == 1 }).await;
+    };
+    let stopping = async {
+        tokio::select! {
+            served = worker.run_until(asked) => served.unwrap(),
+            () = told.notified() => {}
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), stopping).await;
+    assert!(in_time.is_ok(), "the running job is not told to stop");
 }
 
 async fn a_worker_that_stalled_writes_nothing_into_the_next_attempt(scene: Scene) {

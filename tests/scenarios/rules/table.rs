@@ -178,6 +178,7 @@ pub const RULES: &[Rule] = &[
         tests: &[
             EveryStore("leases::a_graceful_stop_gives_running_jobs_back_without_using_an_attempt"),
             EveryStore("leases::a_graceful_stop_lets_jobs_finish_within_the_grace_time"),
+            EveryStore("leases::running_jobs_are_told_to_stop_although_a_claim_is_never_answered"),
             EveryStore("hardening::a_handler_that_heeds_the_stop_has_not_failed"),
             EveryStore("hardening::a_job_that_is_given_back_keeps_its_place"),
             EveryStore("hardening::a_worker_stops_although_the_store_is_down"),
