@@ -182,6 +182,14 @@ pub enum BuildError {
         /// The interval.
         renew_every: std::time::Duration,
     },
+    /// The jobs of a worker that has vanished would not come back.
+    #[error("a lease of {lease:?} is too long; it may be at most {} days", longest.as_secs() / 86_400)]
+    LeaseTooLong {
+        /// The lease.
+        lease: std::time::Duration,
+        /// The longest that is taken.
+        longest: std::time::Duration,
+    },
     /// Nothing can run.
     #[error("{0} must be at least 1")]
     Zero(&'static str),

@@ -10,7 +10,7 @@ use queue_core::Result;
 pub(crate) fn jittered(wait: Duration) -> Duration {
     // `RandomState` has fresh keys each time: randomness enough for spreading load.
     let share = RandomState::new().hash_one(0_u8) % 1_024;
-    wait / 2 + wait.mul_f64(share as f64 / 1_024.0)
+    (wait / 2).saturating_add(wait.mul_f64(share as f64 / 1_024.0))
 }
 
 /// How often a call is made in all, when its trouble is of a passing kind.
@@ -43,5 +43,6 @@ mod tests {
         let waits: Vec<Duration> = (0..200).map(|_| jittered(wait)).collect();
         assert!(waits.iter().all(|w| (wait / 2..wait * 3 / 2).contains(w)), "{waits:?}");
         assert!(waits.iter().any(|w| *w < wait) && waits.iter().any(|w| *w > wait));
+        assert!((0..200).all(|_| jittered(Duration::MAX) >= Duration::MAX / 2));
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 
 /// The lease that a worker takes unless it is told otherwise.
 const LEASE: Duration = Duration::from_secs(15);
+/// The longest lease that it may take: a job whose holder has vanished is to come back some day.
+const LONGEST_LEASE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long running jobs may go on when the worker is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
 /// How often a worker deletes what is not to be kept, unless it is told otherwise.
@@ -178,8 +180,8 @@ impl WorkerBuilder {
     }
 
     /// Holds jobs for so long, renewed by a third of it unless [`renew_every`](Self::renew_every) says otherwise.
-    /// 15 s when it is not called. A call of the store that takes longer than a lease, and at least half a second, is given up and
-    /// made again.
+    /// 15 s when it is not called, and at most 365 days. A call of the store that takes longer than a lease, and at least half a
+    /// second, is given up and made again.
     #[must_use]
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.settings.lease = lease;
@@ -268,7 +270,10 @@ impl WorkerBuilder {
         }
         let lease = settings.lease;
         let renew_every = renew_every.unwrap_or(lease / 3);
-        let kept = renew_every * 2 <= lease || broken!(BufferDisablesRenewal);
+        if lease > LONGEST_LEASE {
+            return Err(BuildError::LeaseTooLong { lease, longest: LONGEST_LEASE });
+        }
+        let kept = renew_every <= lease / 2 || broken!(BufferDisablesRenewal);
         if lease < Duration::from_millis(10) || renew_every.is_zero() || !kept {
             return Err(BuildError::Lease { lease, renew_every });
         }

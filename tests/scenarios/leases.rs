@@ -13,6 +13,7 @@ crate::on_every_store!(
     a_worker_that_stalled_writes_nothing_into_the_next_attempt,
     running_jobs_are_told_to_stop_although_a_claim_is_never_answered,
     a_lease_that_cannot_be_kept_is_refused,
+    a_lease_that_would_never_be_over_is_refused,
     a_cpu_bound_handler_keeps_its_lease,
 );
 
@@ -177,6 +178,27 @@ async fn a_lease_that_cannot_be_kept_is_refused(scene: Scene) {
         .build();
     let error = built.unwrap_err().to_string();
     assert!(error.contains("renew at least twice in a lease"), "{error}");
+    let error = Worker::new(scene.queue.clone()).renew_every(Duration::MAX).build().unwrap_err();
+    assert!(error.to_string().contains("renew at least twice in a lease"), "{error}");
+}
+
+async fn a_lease_that_would_never_be_over_is_refused(scene: Scene) {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+    let build = |lease| {
+        Worker::new(scene.queue.clone())
+            .task(|_: Long| async { Ok(String::new()) })
+            .lease(lease)
+            .build()
+    };
+    for lease in [Duration::MAX, YEAR + Duration::from_micros(1)] {
+        let error = build(lease).unwrap_err().to_string();
+        assert!(error.contains("may be at most 365 days"), "{error}");
+    }
+    // The longest that is taken serves.
+    let worker = build(YEAR).unwrap();
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    worker.run_until_empty(|_| {}).await.unwrap();
+    assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Completed);
 }
 
 async fn a_cpu_bound_handler_keeps_its_lease(scene: Scene) {

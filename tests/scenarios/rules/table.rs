@@ -239,7 +239,10 @@ pub const RULES: &[Rule] = &[
         number: "18",
         part: "Leases",
         sentence: "Renewal and lease are checked against each other when a worker is built.",
-        tests: &[EveryStore("leases::a_lease_that_cannot_be_kept_is_refused")],
+        tests: &[
+            EveryStore("leases::a_lease_that_cannot_be_kept_is_refused"),
+            EveryStore("leases::a_lease_that_would_never_be_over_is_refused"),
+        ],
     },
     Rule {
         number: "19",
