@@ -164,10 +164,12 @@ impl Worker {
         let mut all = Summary::default();
         loop {
             let summary = self.run(pass.clone()).await?;
-            if summary.jobs.is_empty() {
+            let nothing_due = summary.jobs.is_empty();
+            // Also the last one: it says what remains.
+            all.extend(summary);
+            if nothing_due {
                 return Ok(all);
             }
-            all.extend(summary);
         }
     }
 
@@ -233,11 +235,11 @@ impl Worker {
     /// `None` if the store could not say: what the pass did is worth more than the count.
     async fn remaining(&self, pass: &Pass) -> Option<u64> {
         let mut filter = pass.filter.clone().unwrap_or_default().with_states(State::Waiting);
-        if filter.queues.is_none() {
-            filter.queues = pass.queues.clone().or_else(|| self.settings.queues.clone());
-        }
-        if let (None, queue_core::Kinds::Only(kinds)) = (&filter.kinds, self.kinds()) {
-            filter.kinds = Some(kinds);
+        // As in the claim, the filter is on top of the queues and kinds that the worker takes.
+        let queues = pass.queues.clone().or_else(|| self.settings.queues.clone());
+        filter.queues = both(filter.queues, queues);
+        if let queue_core::Kinds::Only(kinds) = self.kinds() {
+            filter.kinds = both(filter.kinds, Some(kinds));
         }
         let count =
             |store: Arc<dyn JobStore>| async move { repeated(|| store.tally(&filter)).await };
@@ -257,6 +259,17 @@ fn refuse_unknown(jobs: &[JobReport]) -> Result<()> {
     match jobs.iter().find(|job| unknown(job)) {
         Some(job) => Err(Error::invalid(format!("{:?} cannot be run", job.kind))),
         None => Ok(()),
+    }
+}
+
+/// What is in both lists, of which `None` has everything.
+fn both<T: PartialEq>(one: Option<Vec<T>>, other: Option<Vec<T>>) -> Option<Vec<T>> {
+    match (one, other) {
+        (Some(mut one), Some(other)) => {
+            one.retain(|there| other.contains(there));
+            Some(one)
+        }
+        (one, other) => one.or(other),
     }
 }
 

@@ -28,6 +28,8 @@ crate::on_every_store!(
     a_concurrency_of_zero_is_refused,
     all_queues_are_taken_only_where_that_is_said,
     a_pass_says_how_many_jobs_remain,
+    what_remains_is_what_the_pass_could_have_taken,
+    a_drain_that_finds_nothing_due_says_how_many_jobs_remain,
     a_retry_that_is_due_at_once_waits_for_the_next_pass,
 );
 
@@ -243,6 +245,48 @@ async fn a_pass_says_how_many_jobs_remain(scene: Scene) {
     let worker = worker(scene.queue.clone(), &Docs::default()).build().unwrap();
     let summary = worker.run(Pass::new().count_remaining()).await.unwrap();
     assert_eq!((summary.succeeded(), summary.remaining), (10, Some(2)));
+}
+
+async fn what_remains_is_what_the_pass_could_have_taken(scene: Scene) {
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "stranger")]
+    struct Stranger;
+    let other = QueueName::new("other").unwrap();
+    let elsewhere = || {
+        let mut filter = queue::JobFilter::all();
+        filter.queues = Some(vec![other.clone()]);
+        filter
+    };
+    scene.queue.enqueue(Stranger).await.unwrap();
+    scene.queue.enqueue(Note("elsewhere".into())).queue(other.clone()).await.unwrap();
+    let docs = Docs::default();
+    let worker = worker(scene.queue.clone(), &docs).build().unwrap();
+    // A kind that it has no handler for, and a queue that it does not take jobs from.
+    for pass in [
+        Pass::new().kinds(["stranger"]),
+        Pass::new().kinds(["note", "stranger"]),
+        Pass::new().filter(elsewhere()),
+    ] {
+        let summary = worker.run(pass.count_remaining()).await.unwrap();
+        assert_eq!((summary.jobs.len(), summary.remaining), (0, Some(0)));
+    }
+    // Named by the pass, it does.
+    let later = scene.queue.enqueue(Note("later".into())).queue(other.clone());
+    later.delay(Duration::from_secs(3_600)).await.unwrap();
+    let pass = Pass::new().queues([other.clone()]).filter(elsewhere());
+    let summary = worker.run(pass.count_remaining()).await.unwrap();
+    assert_eq!((summary.succeeded(), summary.remaining), (1, Some(1)));
+}
+
+async fn a_drain_that_finds_nothing_due_says_how_many_jobs_remain(scene: Scene) {
+    let worker = worker(scene.queue.clone(), &Docs::default()).build().unwrap();
+    let delayed = scene.queue.enqueue(Note("later".into())).delay(Duration::from_secs(3_600));
+    delayed.await.unwrap();
+    let summary = worker.drain(Pass::new().count_remaining()).await.unwrap();
+    assert_eq!((summary.jobs.len(), summary.remaining), (0, Some(1)));
+    scene.queue.enqueue_many(notes(3)).await.unwrap();
+    let summary = worker.drain(Pass::new().limit(2).count_remaining()).await.unwrap();
+    assert_eq!((summary.succeeded(), summary.remaining), (3, Some(1)));
 }
 
 async fn a_retry_that_is_due_at_once_waits_for_the_next_pass(scene: Scene) {

@@ -155,6 +155,8 @@ pub const RULES: &[Rule] = &[
         sentence: "The summary says what became of each job, and how many remain.",
         tests: &[
             EveryStore("passes::a_pass_says_how_many_jobs_remain"),
+            EveryStore("passes::what_remains_is_what_the_pass_could_have_taken"),
+            EveryStore("passes::a_drain_that_finds_nothing_due_says_how_many_jobs_remain"),
             EveryStore("passes::a_retry_that_is_due_at_once_waits_for_the_next_pass"),
             EveryStore("hardening::a_count_that_fails_keeps_the_summary"),
         ],
