@@ -79,7 +79,13 @@ impl Step {
     fn exhausted(&self, past: Option<&StepStatus>) -> Option<JobError> {
         let past = past?;
         let error = past.error.as_ref().filter(|error| !error.cancelled)?;
-        (past.failures > self.budget || error.is_final).then(|| error.clone())
+        let exhausted = past.failures > self.budget || error.is_final;
+        // It was not the last when it happened, if the budget is lower than it was then.
+        exhausted.then(|| {
+            let mut error = error.clone();
+            error.is_final = true;
+            error
+        })
     }
 
     fn entry(&self, wf: &Wf, state: StepState, attempt: Attempt) -> StepEntry {

@@ -23,6 +23,7 @@ crate::on_every_store!(
     a_fatal_error_is_not_retried,
     every_error_names_its_step_and_attempt,
     a_caught_final_failure_does_not_fail_the_job,
+    a_failure_that_a_lower_budget_makes_the_last_is_final,
 );
 
 #[derive(Serialize, Deserialize, Task)]
@@ -280,6 +281,25 @@ async fn every_error_names_its_step_and_attempt(scene: Scene) {
     assert_eq!(error.step.as_deref(), Some("read"));
     assert_eq!((error.attempt, error.is_final, error.cancelled), (2, true, false));
     assert!(error.message.contains("No such file"), "{}", error.message);
+}
+
+async fn a_failure_that_a_lower_budget_makes_the_last_is_final(scene: Scene) {
+    workflow!(Flow, "flow");
+    let docs = Docs::default();
+    let handle = scene.queue.enqueue(Flow).await.unwrap();
+    for retries in [3, 0] {
+        let worker = worker(&scene.queue, &docs).workflow(move |_: Flow, wf: Wf| async move {
+            wf.task("only", AlwaysFails).retries(retries).await
+        });
+        worker.build().unwrap().run(Pass::new()).await.unwrap();
+    }
+    let job = handle.job().await.unwrap().unwrap();
+    assert_eq!((job.state, docs.len()), (JobState::Failed, 1));
+    let error: queue::JobError = job.error.unwrap().to().unwrap();
+    assert_eq!(
+        (error.step.as_deref(), error.message.as_str(), error.is_final),
+        (Some("only"), "no luck", true)
+    );
 }
 
 async fn a_caught_final_failure_does_not_fail_the_job(scene: Scene) {

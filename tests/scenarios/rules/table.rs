@@ -57,6 +57,7 @@ pub const RULES: &[Rule] = &[
             EveryStore("errors::no_name_or_message_is_ever_empty"),
             EveryStore("errors::a_step_id_that_cannot_be_stored_is_refused_with_the_reason"),
             EveryStore("retries::every_error_names_its_step_and_attempt"),
+            EveryStore("retries::a_failure_that_a_lower_budget_makes_the_last_is_final"),
         ],
     },
     Rule {
