@@ -240,7 +240,13 @@ fn attempt_entry(result: &JobResult) -> Option<NewEntry> {
 }
 
 async fn write(bench: &Bench, active: &Active, patch: JobPatch, result: JobResult) -> JobResult {
-    match active.write(&bench.committer, patch).await {
+    let mut written = active.write(&bench.committer, patch).await;
+    // What its handler made of a cancelled job does not un-cancel it.
+    if let (Ok(Written::TooLarge(_)), JobResult::Cancelled { reason }) = (&written, &result) {
+        let bare = JobPatch::transition(Transition::Cancel { reason: reason.clone() });
+        written = active.write(&bench.committer, bare).await;
+    }
+    match written {
         Ok(Written::Saved) => match (&result, active.cancel_reason()) {
             // The store turned the retry into the end that was asked for meanwhile.
             (

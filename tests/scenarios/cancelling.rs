@@ -1,7 +1,8 @@
 use std::{sync::Arc, time::Duration};
 
 use queue::{
-    JobFilter, JobResult, JobState, Pass, State, StepEntry, StepState, Task, TaskError, Wf, Worker,
+    Failure, JobFilter, JobResult, JobState, Pass, State, StepEntry, StepState, Task, TaskError,
+    Wf, Worker,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -12,6 +13,7 @@ crate::on_every_store!(
     e15_a_job_cancelled_by_id_stops_after_the_running_step,
     e15_jobs_cancelled_by_filter_stop_or_never_start,
     a_handler_sees_its_token_with_the_next_heartbeat,
+    a_cancelled_job_stays_cancelled_whatever_its_handler_returns,
     a_task_cancels_its_job_from_inside,
     a_body_cancels_its_job_from_inside,
     cancelling_a_finished_job_says_so_and_changes_nothing,
@@ -126,6 +128,46 @@ async fn a_handler_sees_its_token_with_the_next_heartbeat(scene: Scene) {
     assert!(outcome.is_saved());
     assert!(matches!(summary.unwrap().jobs[0].result, JobResult::Cancelled { .. }));
     assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Cancelled);
+}
+
+async fn a_cancelled_job_stays_cancelled_whatever_its_handler_returns(scene: Scene) {
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "verbose", output = String)]
+    struct Verbose;
+    let limit = usize::try_from(scene.queue.store().info().capabilities.max_payload_bytes).unwrap();
+    let docs = Docs::default();
+    let begun = Arc::new(Notify::new());
+    let worker = Worker::new(scene.queue.clone())
+        .state((docs.clone(), begun.clone()))
+        .task(
+            move |_: Verbose,
+                  ctx: queue::JobCtx,
+                  State((_, begun)): State<(Docs, Arc<Notify>)>| async move {
+                begun.notify_one();
+                ctx.cancelled().cancelled().await;
+                Ok("x".repeat(limit + 1))
+            },
+        )
+        .on_fail(
+            |failed: Failure<Verbose>, State((docs, _)): State<(Docs, Arc<Notify>)>| async move {
+                docs.write(failed.error.message);
+                Ok(())
+            },
+        )
+        .lease(Duration::from_millis(300))
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Verbose).await.unwrap();
+    let cancelling = async {
+        begun.notified().await;
+        handle.cancel("enough").await.unwrap()
+    };
+    let (summary, outcome) = tokio::join!(worker.run(Pass::new()), cancelling);
+    assert!(outcome.is_saved());
+    let result = &summary.unwrap().jobs[0].result;
+    assert!(matches!(result, JobResult::Cancelled { reason } if reason == "enough"), "{result:?}");
+    assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Cancelled);
+    assert_eq!(docs.all(), Vec::<String>::new());
 }
 
 async fn a_task_cancels_its_job_from_inside(scene: Scene) {

@@ -496,6 +496,7 @@ pub const RULES: &[Rule] = &[
             EveryStore("cancelling::e15_a_job_cancelled_by_id_stops_after_the_running_step"),
             EveryStore("cancelling::e15_jobs_cancelled_by_filter_stop_or_never_start"),
             EveryStore("cancelling::a_handler_sees_its_token_with_the_next_heartbeat"),
+            EveryStore("cancelling::a_cancelled_job_stays_cancelled_whatever_its_handler_returns"),
             EveryStore("cancel_races::cancelling_by_queue_leaves_the_other_queues_alone"),
         ],
     },
