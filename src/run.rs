@@ -14,7 +14,7 @@ use crate::{
     fresh::Fresh,
     keeper::Keeper,
     supervise::discard,
-    workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow, unless_abandoned},
+    workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow},
 };
 
 /// What all jobs of a worker share.
@@ -90,7 +90,8 @@ async fn call_back(
             call.make().await;
         }
     };
-    if unless_abandoned(active, tell).await.is_none() {
+    // Only a stop breaks it off. Its lease may have been renewed in vain between its end and the news of that.
+    if active.stop.run_until_cancelled(tell).await.is_none() {
         tracing::warn!(job = %active.id, "a callback was broken off because the worker stops");
     }
 }

@@ -13,7 +13,7 @@ mod step;
 mod wf;
 
 pub use call::{InlineStep, TaskStep};
-pub(crate) use drive::{Ended, Ending, drive_task, drive_workflow, unless_abandoned};
+pub(crate) use drive::{Ended, Ending, drive_task, drive_workflow};
 pub use entry::{INLINE, SLEEP, StepEntry, StepState};
 pub(crate) use history::History;
 pub use restore::{Restore, RestoreRule};

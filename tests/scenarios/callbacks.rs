@@ -10,7 +10,7 @@ use queue::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::scene::{Docs, Scene};
+use crate::scene::{Docs, Fault, Scene};
 
 crate::on_every_store!(
     a_success_is_told_after_it_is_recorded,
@@ -21,6 +21,7 @@ crate::on_every_store!(
     a_callback_that_fails_of_a_deleted_job_changes_nothing,
     of_a_run_that_ends_in_a_cancellation_nothing_is_told,
     a_callback_that_was_cut_short_is_not_called_again,
+    a_callback_of_a_job_whose_end_was_acknowledged_late_is_not_cut_short,
     a_dynamic_callback_is_told_of_both_ends_as_json,
     a_callback_that_cannot_be_called_is_refused_when_the_worker_is_built,
 );
@@ -253,6 +254,28 @@ async fn a_callback_that_was_cut_short_is_not_called_again(scene: Scene) {
     assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Completed);
     assert!(worker.drain(Pass::new()).await.unwrap().jobs.is_empty());
     assert_eq!(docs.count("told"), 1);
+}
+
+async fn a_callback_of_a_job_whose_end_was_acknowledged_late_is_not_cut_short(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .task(send)
+        .on_success(|_: Success<Mail>, State(docs): State<Docs>| async move {
+            // Longer than the handler of a lost job may go on.
+            tokio::time::sleep(Duration::from_secs(6)).await;
+            docs.write("told");
+            Ok(())
+        })
+        .lease(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    // The end is written, and its lease is renewed in vain before that is known here.
+    scene.trips.next("update_jobs", Fault::Silence);
+    scene.queue.enqueue(mail("Ada", 0)).await.unwrap();
+    assert_eq!(worker.run(Pass::new()).await.unwrap().succeeded(), 1);
+    assert!(scene.trips.of("heartbeat") > 0);
+    assert_eq!(docs.all(), ["send Ada", "told"]);
 }
 
 async fn a_dynamic_callback_is_told_of_both_ends_as_json(scene: Scene) {

@@ -426,6 +426,9 @@ pub const RULES: &[Rule] = &[
             EveryStore("callbacks::a_callback_that_fails_of_a_deleted_job_changes_nothing"),
             EveryStore("callbacks::of_a_run_that_ends_in_a_cancellation_nothing_is_told"),
             EveryStore("callbacks::a_callback_that_was_cut_short_is_not_called_again"),
+            EveryStore(
+                "callbacks::a_callback_of_a_job_whose_end_was_acknowledged_late_is_not_cut_short",
+            ),
             EveryStore("callbacks::a_dynamic_callback_is_told_of_both_ends_as_json"),
             EveryStore(
                 "callbacks::a_callback_that_cannot_be_called_is_refused_when_the_worker_is_built",
