@@ -157,11 +157,17 @@ impl Active {
     }
 
     /// Writes to the job, together with what was put aside, and takes note of what comes back.
-    pub(crate) async fn write(
+    pub(crate) async fn write(&self, committer: &Committer, patch: JobPatch) -> Result<Written> {
+        Ok(self.write_end(committer, patch).await?.0)
+    }
+
+    /// As [`write`](Self::write), and says whether an earlier try whose answer was lost had made the write: then the store has
+    /// not told what it made of it.
+    pub(crate) async fn write_end(
         &self,
         committer: &Committer,
         mut patch: JobPatch,
-    ) -> Result<Written> {
+    ) -> Result<(Written, Repeated)> {
         let kind = patch.transition.as_ref().map(Transition::kind);
         let (aside, progress, number) = {
             let mut notes = self.notes();
@@ -178,7 +184,11 @@ impl Active {
         let deleted = repeated
             && self.is_dropped_when_complete()
             && kind == Some(queue_core::TransitionKind::Complete);
-        Ok(match outcome {
+        let made_before = match outcome {
+            Outcome::Repeated(_) => Repeated::Yes,
+            _ => Repeated::No,
+        };
+        let written = match outcome {
             Outcome::Applied(ack) | Outcome::Repeated(ack) => {
                 self.notes().entries.retain(|entry| aside.iter().all(|done| done.id != entry.id));
                 if let Some(cancel) = ack.cancel {
@@ -200,8 +210,16 @@ impl Active {
                 self.lose();
                 Written::Lost
             }
-        })
+        };
+        Ok((written, made_before))
     }
+}
+
+/// Whether the store had made a write before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeated {
+    Yes,
+    No,
 }
 
 /// What became of a write to a held job.

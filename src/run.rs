@@ -1,17 +1,22 @@
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures::FutureExt;
-use queue_core::{EntryKind, Job, JobError, JobPatch, NewEntry, Payload, Transition, When};
+use queue_core::{
+    EntryKind, Job, JobError, JobPatch, JobStore, JobStoreExt, NewEntry, Payload, State,
+    Transition, When,
+};
 
 use crate::{
     JobCtx, JobReport, JobResult, Queue, States, TaskOptions,
-    active::{Active, Written},
+    active::{Active, Repeated, Written},
     callback::Call,
     catalog::{Catalog, Registered, Run},
     committer::Committer,
     ctx::About,
     error::panicked,
     fresh::Fresh,
+    io::answering,
+    jitter::repeated,
     keeper::Keeper,
     supervise::discard,
     workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow},
@@ -25,6 +30,8 @@ pub(crate) struct Bench {
     pub(crate) states: Arc<States>,
     pub(crate) committer: Committer,
     pub(crate) keeper: Arc<Keeper>,
+    /// How long one call of the store is waited for.
+    pub(crate) patience: Duration,
 }
 
 /// Runs a claimed job to the end of its attempt and writes how it ended.
@@ -241,23 +248,16 @@ fn attempt_entry(result: &JobResult) -> Option<NewEntry> {
 }
 
 async fn write(bench: &Bench, active: &Active, patch: JobPatch, result: JobResult) -> JobResult {
-    let mut written = active.write(&bench.committer, patch).await;
+    let mut written = active.write_end(&bench.committer, patch).await;
     // What its handler made of a cancelled job does not un-cancel it.
-    if let (Ok(Written::TooLarge(_)), JobResult::Cancelled { reason }) = (&written, &result) {
+    if let (Ok((Written::TooLarge(_), _)), JobResult::Cancelled { reason }) = (&written, &result) {
         let bare = JobPatch::transition(Transition::Cancel { reason: reason.clone() });
-        written = active.write(&bench.committer, bare).await;
+        written = active.write_end(&bench.committer, bare).await;
     }
     match written {
-        Ok(Written::Saved) => match (&result, active.cancel_reason()) {
-            // The store turned the retry into the end that was asked for meanwhile.
-            (
-                JobResult::WillRetry { .. } | JobResult::Sleeping { .. } | JobResult::Released,
-                Some(reason),
-            ) => JobResult::Cancelled { reason },
-            _ => result,
-        },
-        Ok(Written::Lost) => JobResult::Lost,
-        Ok(Written::TooLarge(limit)) => {
+        Ok((Written::Saved, repeated)) => reported(bench, active, result, repeated).await,
+        Ok((Written::Lost, _)) => JobResult::Lost,
+        Ok((Written::TooLarge(limit), _)) => {
             let mut error = JobError::new(
                 "too-large",
                 format!(
@@ -275,6 +275,48 @@ async fn write(bench: &Bench, active: &Active, patch: JobPatch, result: JobResul
             }
         }
         Err(error) => given_up(active, &error),
+    }
+}
+
+/// What became of a job whose end was written. The store turns a job that would be given back into the end that was asked
+/// for meanwhile.
+async fn reported(
+    bench: &Bench,
+    active: &Active,
+    result: JobResult,
+    repeated: Repeated,
+) -> JobResult {
+    let given_back = matches!(
+        result,
+        JobResult::WillRetry { .. } | JobResult::Sleeping { .. } | JobResult::Released
+    );
+    if !given_back {
+        return result;
+    }
+    let reason = match (active.cancel_reason(), repeated) {
+        (None, Repeated::Yes) => withdrawn(bench, active).await,
+        (reason, _) => reason,
+    };
+    reason.map_or(result, |reason| JobResult::Cancelled { reason })
+}
+
+/// Why a job was cancelled instead of given back. The lost answer to the first try would have said so; the repeated one
+/// does not.
+async fn withdrawn(bench: &Bench, active: &Active) -> Option<String> {
+    let (id, patience) = (active.id, bench.patience);
+    let read = |store: Arc<dyn JobStore>| async move {
+        repeated(|| answering(patience, store.get_one(id))).await
+    };
+    match bench.queue.io().call(read).await {
+        Ok(job) => {
+            let ended =
+                job.filter(|job| job.state == State::Cancelled && job.fence == active.fence);
+            ended?.cancel.map(|cancel| cancel.reason)
+        }
+        Err(error) => {
+            tracing::warn!(job = %active.id, %error, "whether a job was cancelled is not known");
+            None
+        }
     }
 }
 

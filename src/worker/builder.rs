@@ -288,6 +288,7 @@ impl WorkerBuilder {
         let bench = Bench {
             committer: Committer::start(queue.io(), keeper.clone(), patience(lease)),
             keeper,
+            patience: patience(lease),
             queue,
             catalog: Arc::new(catalog),
             states: Arc::new(states),

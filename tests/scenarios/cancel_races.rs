@@ -3,17 +3,18 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use queue::{
-    JobFilter, JobState, Outcome, Pass, Payload, QueueName, State, Task, TaskError, TaskResult,
-    Worker,
+    Failure, JobCtx, JobFilter, JobResult, JobState, Outcome, Pass, Payload, Queue, QueueName,
+    State, Task, TaskError, TaskResult, Worker,
     core::{ClaimRequest, Guard, Held, JobPatch, JobStoreExt, Queues, Transition, When},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::scene::{Docs, Scene};
+use crate::scene::{Docs, Fault, Scene};
 
 crate::on_every_store!(
     jobs_that_are_cancelled_while_they_run_end_once_and_stay_ended,
     a_cancel_outlives_a_heartbeat_a_retry_and_a_lost_lease,
+    a_retry_that_a_cancel_withdrew_is_reported_so_although_its_answer_was_lost,
     cancelling_by_queue_leaves_the_other_queues_alone,
 );
 
@@ -111,6 +112,38 @@ async fn a_cancel_outlives_a_heartbeat_a_retry_and_a_lost_lease(scene: Scene) {
         assert_eq!(job.cancel.unwrap().reason, "enough");
         assert!(store.claim(&request_anew(&request)).await.unwrap().jobs.is_empty());
     }
+}
+
+async fn a_retry_that_a_cancel_withdrew_is_reported_so_although_its_answer_was_lost(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state((docs.clone(), scene.sibling().await))
+        .task(|_: Retried, ctx: JobCtx, State((_, other)): State<(Docs, Queue)>| async move {
+            assert!(other.cancel(ctx.id(), "enough").await?.is_saved());
+            Err::<(), _>(TaskError::new("no"))
+        })
+        .on_fail(|failed: Failure<Retried>, State((docs, _)): State<(Docs, Queue)>| async move {
+            docs.write(failed.error.message);
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Retried(1)).await.unwrap();
+    scene.trips.next("update_jobs", Fault::LoseAnswer);
+    let summary = worker.run(Pass::new()).await.unwrap();
+    let result = &summary.jobs[0].result;
+    assert!(matches!(result, JobResult::Cancelled { reason } if reason == "enough"), "{result:?}");
+    assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Cancelled);
+    assert_eq!(docs.all(), Vec::<String>::new());
+    // A retry that nobody withdrew is one.
+    let plain = Worker::new(scene.queue.clone())
+        .task(|_: Retried| async { Err::<(), _>(TaskError::new("no")) })
+        .build()
+        .unwrap();
+    scene.queue.enqueue(Retried(2)).await.unwrap();
+    scene.trips.next("update_jobs", Fault::LoseAnswer);
+    let result = &plain.run(Pass::new()).await.unwrap().jobs[0].result;
+    assert!(matches!(result, JobResult::WillRetry { .. }), "{result:?}");
 }
 
 fn request_anew(request: &ClaimRequest) -> ClaimRequest {

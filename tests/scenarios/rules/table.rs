@@ -525,6 +525,9 @@ pub const RULES: &[Rule] = &[
                 "cancel_races::jobs_that_are_cancelled_while_they_run_end_once_and_stay_ended",
             ),
             EveryStore("cancel_races::a_cancel_outlives_a_heartbeat_a_retry_and_a_lost_lease"),
+            EveryStore(
+                "cancel_races::a_retry_that_a_cancel_withdrew_is_reported_so_although_its_answer_was_lost",
+            ),
             Property("CAN-1"),
             Property("MOD-1"),
             Property("MOD-2"),
