@@ -19,6 +19,7 @@ use crate::{
     jitter::jittered,
     keeper::Keeper,
     supervise::discard,
+    time::{Readings, StoreClock},
 };
 
 mod aside;
@@ -67,11 +68,17 @@ struct Claimer {
 impl Committer {
     /// Starts one on the I/O thread. It ends with its last clone, when everything asked of it is done. `patience` is how long it
     /// waits for one call; `keeper` renews the leases of what it claims.
-    pub(crate) fn start(io: &Io, keeper: Arc<Keeper>, patience: Duration) -> Self {
+    pub(crate) fn start(
+        io: &Io,
+        keeper: Arc<Keeper>,
+        readings: Arc<Readings>,
+        patience: Duration,
+    ) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let store = io.store().clone();
         let aside = Aside::new(store.clone(), patience);
-        let claims = Claims { keeper, clock: io.clock().clone(), requests: requests.downgrade() };
+        let claims =
+            Claims { keeper, clock: io.clock().clone(), readings, requests: requests.downgrade() };
         let mut task = Task { store, patience, inbox, waiting: VecDeque::new(), aside, claims };
         if let Some(handle) = io.handle() {
             handle.spawn(async move {
@@ -132,6 +139,7 @@ struct Task {
 struct Claims {
     keeper: Arc<Keeper>,
     clock: Clock,
+    readings: Arc<Readings>,
     /// Where they are given back.
     requests: mpsc::WeakUnboundedSender<Request>,
 }
@@ -305,13 +313,16 @@ impl Task {
             // It may not be waited for any more.
             Err(error) => return drop(reply.send(Err(error))),
         };
-        let Claims { keeper, clock, requests } = &self.claims;
+        let Claims { keeper, clock, readings, requests } = &self.claims;
         let Some(requests) = requests.upgrade() else {
             // The worker is gone.
             return self.give_back(&claimed.jobs).await;
         };
         let committer = Committer { requests };
-        let hold = |job| Fresh::new(job, clock, stop.clone(), keeper.clone(), committer.clone());
+        let hold = |job: Job| {
+            let clock = StoreClock::of_claim(clock, &job, readings);
+            Fresh::new(job, clock, stop.clone(), keeper.clone(), committer.clone())
+        };
         let jobs = claimed.jobs.into_iter().map(hold).collect();
         // What is not heard is dropped, and so given back.
         let _ = reply.send(Ok(Handed { jobs, next_due: claimed.next_due }));

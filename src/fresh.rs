@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use queue_core::{Clock, Job, JobPatch, JobUpdate, Result, Timestamp, Transition, When};
+use queue_core::{Job, JobPatch, JobUpdate, Result, Timestamp, Transition, When};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,12 +34,12 @@ impl Fresh {
     /// `stop` is cancelled when whoever claimed the job stops.
     pub(crate) fn new(
         job: Job,
-        clock: &Clock,
+        clock: StoreClock,
         stop: CancellationToken,
         keeper: Arc<Keeper>,
         committer: Committer,
     ) -> Self {
-        let active = Arc::new(Active::new(&job, StoreClock::of_claim(clock, &job), stop));
+        let active = Arc::new(Active::new(&job, clock, stop));
         if !broken!(ClaimsAreHeldLate) {
             keeper.add(active.clone());
         }

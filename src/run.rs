@@ -19,6 +19,7 @@ use crate::{
     jitter::repeated,
     keeper::Keeper,
     supervise::discard,
+    time::Readings,
     workflow::{Ended, Ending, History, Wf, drive_task, drive_workflow},
 };
 
@@ -32,6 +33,7 @@ pub(crate) struct Bench {
     pub(crate) keeper: Arc<Keeper>,
     /// How long one call of the store is waited for.
     pub(crate) patience: Duration,
+    pub(crate) readings: Arc<Readings>,
 }
 
 /// Runs a claimed job to the end of its attempt and writes how it ended.

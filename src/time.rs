@@ -1,9 +1,33 @@
-use std::time::Duration;
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use queue_core::{Clock, Job, Result, Timestamp};
 use tokio::time::Instant;
 
 use crate::io::Io;
+
+/// How long a reading of the store's clock is carried on by the process's own. The two drift apart by some parts in a million.
+const CARRIED_FOR: Duration = Duration::from_secs(3_600);
+
+/// The latest reading of the store's clock that a worker has. An answer that comes late shows an instant that is past: what
+/// was read before, carried on, may then be the later one, and each of them is no later than the store's clock.
+#[derive(Debug, Default)]
+pub(crate) struct Readings(Mutex<Option<(Timestamp, Instant)>>);
+
+impl Readings {
+    /// Takes in what an answer shows that was received now, and returns the latest.
+    fn latest(&self, shown: Timestamp, now: Instant) -> (Timestamp, Instant) {
+        // It is replaced as a whole.
+        let mut latest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let carried = latest.filter(|(store, read_at)| {
+            let since = now.duration_since(*read_at);
+            since < CARRIED_FOR && store.plus(since) > shown
+        });
+        *latest.insert(carried.unwrap_or((shown, now)))
+    }
+}
 
 /// The store's clock, as this process sees it: read once, carried on by the process's own monotonic clock. What is done at a
 /// time is done by it, never by the clock of this machine.
@@ -26,14 +50,22 @@ impl StoreClock {
         Ok(StoreClock(Source::Carried { store, read_at: Instant::now() }))
     }
 
-    /// As the claim of this job shows it, which was answered just now. No trip.
-    pub(crate) fn of_claim(clock: &Clock, job: &Job) -> Self {
+    /// Takes it in among the readings of a worker.
+    pub(crate) fn note(&self, readings: &Readings) {
+        if let Source::Carried { store, read_at } = self.0 {
+            readings.latest(store, read_at);
+        }
+    }
+
+    /// As the claim of this job shows it, which was answered just now, or an earlier reading if that says more. No trip.
+    pub(crate) fn of_claim(clock: &Clock, job: &Job, readings: &Readings) -> Self {
         if clock.is_manual() {
             return StoreClock(Source::Manual(clock.clone()));
         }
         // A job that was claimed was due.
-        let store = job.started_at.map_or(job.run_at, |at| at.max(job.run_at));
-        StoreClock(Source::Carried { store, read_at: Instant::now() })
+        let shown = job.started_at.map_or(job.run_at, |at| at.max(job.run_at));
+        let (store, read_at) = readings.latest(shown, Instant::now());
+        StoreClock(Source::Carried { store, read_at })
     }
 
     pub(crate) fn now(&self) -> Timestamp {
@@ -99,6 +131,20 @@ mod tests {
         clock.advance(SECOND);
         waiting.await;
         assert_eq!(seen.now(), due);
+    }
+
+    #[test]
+    fn an_answer_that_comes_late_does_not_set_the_clock_back() {
+        let (readings, noon) = (Readings::default(), Timestamp::EPOCH.plus(SECOND));
+        let first = Instant::now();
+        let at = |after: u32| first + after * SECOND;
+        let shown = |after: u32| noon.plus(after * SECOND);
+        assert_eq!(readings.latest(shown(0), at(0)), (shown(0), at(0)));
+        assert_eq!(readings.latest(shown(2), at(5)), (shown(0), at(0)), "it is 3 s late");
+        assert_eq!(readings.latest(shown(6), at(5)), (shown(6), at(5)), "the first was late");
+        // Clocks drift apart: what was read long ago says nothing.
+        let later = at(5) + CARRIED_FOR;
+        assert_eq!(readings.latest(shown(7), later), (shown(7), later));
     }
 
     #[tokio::test]

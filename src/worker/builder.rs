@@ -15,6 +15,7 @@ use crate::{
     run::Bench,
     schedule::{Scheduler, plan},
     supervise::patience,
+    time::Readings,
 };
 
 /// The lease that a worker takes unless it is told otherwise.
@@ -285,10 +286,17 @@ impl WorkerBuilder {
         let planned = plan(schedules, &catalog, &queue.store().info().capabilities)?;
         let scheduler = Arc::new(Scheduler::new(queue.clone(), planned));
         let keeper = Keeper::start(queue.io(), settings.holder.clone(), lease, renew_every);
+        let readings = Arc::<Readings>::default();
         let bench = Bench {
-            committer: Committer::start(queue.io(), keeper.clone(), patience(lease)),
+            committer: Committer::start(
+                queue.io(),
+                keeper.clone(),
+                readings.clone(),
+                patience(lease),
+            ),
             keeper,
             patience: patience(lease),
+            readings,
             queue,
             catalog: Arc::new(catalog),
             states: Arc::new(states),

@@ -76,6 +76,7 @@ impl Worker {
         let io = self.queue().io();
         let (worker, patience) = (&self.settings.holder, patience(self.settings.lease));
         let clock = answering(patience, StoreClock::read(io)).await?;
+        clock.note(&self.bench.readings);
         let over = CancellationToken::new();
         let _reaper = over.clone().drop_guard();
         if let Some(handle) = io.handle() {

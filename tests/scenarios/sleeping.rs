@@ -1,6 +1,10 @@
 //! Durable sleeps, by a clock that the tests move.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use futures::future::join;
 use queue::{
@@ -34,6 +38,8 @@ crate::on_every_store_by_the_clock!(
     a_sleeping_job_holds_no_lane,
     a_sleep_used_twice_is_an_error_that_names_it,
 );
+
+crate::on_every_store!(a_sleep_does_not_end_early_because_a_claim_was_answered_late);
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -79,6 +85,23 @@ fn wakes_at(result: Option<&JobResult>) -> Timestamp {
 fn entries(job: &Job) -> Vec<(String, StepState)> {
     let steps = job.log.iter().filter_map(StepEntry::from_entry);
     steps.map(|entry| (entry.step, entry.state)).collect()
+}
+
+async fn a_sleep_does_not_end_early_because_a_claim_was_answered_late(scene: Scene) {
+    type First = Arc<Mutex<Option<Instant>>>;
+    let worker = Worker::new(scene.queue.clone())
+        .state(First::default())
+        .workflow(|_: Flow, wf: Wf, State(first): State<First>| async move {
+            let begun = *first.lock().unwrap().get_or_insert_with(Instant::now);
+            wf.sleep("nap", SECOND).await?;
+            Ok(u32::from(begun.elapsed() >= SECOND))
+        })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Flow).await.unwrap();
+    scene.trips.delay_answer("claim", 3 * SECOND);
+    worker.run_until_empty(|_| {}).await.unwrap();
+    assert_eq!(handle.output().await.unwrap(), 1, "it slept for less than a second");
 }
 
 async fn a_sleep_gives_the_job_back_and_uses_no_attempt(scene: Scene) {

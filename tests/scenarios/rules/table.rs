@@ -475,6 +475,7 @@ pub const RULES: &[Rule] = &[
         sentence: "A sleep holds no slot, survives restarts, and ends when it said.",
         tests: &[
             EveryStore("sleeping::a_sleep_gives_the_job_back_and_uses_no_attempt"),
+            EveryStore("sleeping::a_sleep_does_not_end_early_because_a_claim_was_answered_late"),
             EveryStore("sleeping::the_end_of_a_sleep_stands_over_crashes_and_other_workers"),
             EveryStore("sleeping::waking_a_sleeping_job_early_only_makes_it_look"),
             EveryStore("sleeping::waking_a_job_before_it_sleeps_makes_it_look_once_more"),

@@ -34,6 +34,8 @@ pub struct Trips {
     faults: Mutex<Vec<(&'static str, usize, Fault)>>,
     /// How long calls of a method take in addition.
     delays: Mutex<BTreeMap<&'static str, Duration>>,
+    /// How late the answer to the next call of a method is.
+    late: Mutex<BTreeMap<&'static str, Duration>>,
     /// Whether the store gives no hints.
     silent: AtomicBool,
     /// Whether no call reaches the store.
@@ -127,6 +129,11 @@ impl Trips {
     /// Makes the calls of a method slow.
     pub fn delay(&self, method: &'static str, by: Duration) {
         self.delays.lock().unwrap().insert(method, by);
+    }
+
+    /// Has the answer to the next call of a method come late.
+    pub fn delay_answer(&self, method: &'static str, by: Duration) {
+        self.late.lock().unwrap().insert(method, by);
     }
 
     /// Keeps the store's hints from the engine.
@@ -285,7 +292,10 @@ impl RunOp for Counting {
             let entries = updates.iter().map(|update| update.patch.log.len()).sum();
             self.trips.entries.fetch_add(entries, Ordering::SeqCst);
         }
+        let (method, late) = (op.method(), &self.trips.late);
         let answer = op.run(&*self.store).await?;
+        let late = late.lock().unwrap().remove(method);
+        tokio::time::sleep(late.unwrap_or_default()).await;
         match fate {
             Fate::Answered | Fate::Hung => Ok(answer),
             Fate::Silent => self.trips.never().await,
