@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use queue_core::{NewJob, Payload, Result, ScheduleStat, Timestamp, When};
 use tokio::{runtime::Handle, time::timeout};
 
-use super::{SlotReport, definition::Made};
+use super::{Overlap, SlotReport, definition::Made, planned::unique_key};
 use crate::{Queue, Task, TaskResult, error::panicked};
 
 /// How long a hook may take.
@@ -24,15 +24,7 @@ pub struct DueSlot {
     pub(super) stat: Option<ScheduleStat>,
     pub(super) queue: Queue,
     pub(super) job: NewJob,
-    /// Whether the unique key is the task's own, which goes with its input.
-    pub(super) own_key: OwnKey,
-}
-
-/// Whose the unique key of a scheduled job is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OwnKey {
-    Task,
-    Schedule,
+    pub(super) overlap: Overlap,
 }
 
 /// What a `before` hook decided: made by [`DueSlot::enqueue`] or [`DueSlot::skip`].
@@ -72,7 +64,8 @@ impl DueSlot {
         &self.job
     }
 
-    /// Gives the job another input, with the lane and the unique key that the task has for it.
+    /// Gives the job another input, with the lane and the unique key that the task has for it. Where it has no key, the
+    /// job has that of the schedule's [`Overlap`].
     ///
     /// # Errors
     /// `Invalid` for a task of another name, and when it cannot be written as JSON.
@@ -87,9 +80,7 @@ impl DueSlot {
         let made = Made::of(task)?;
         self.job.input = made.input;
         self.job.lane = made.lane;
-        if let (OwnKey::Task, Some(unique)) = (self.own_key, made.unique) {
-            self.job.unique = Some(unique);
-        }
+        self.job.unique = unique_key(&self.job, made.unique, self.overlap);
         Ok(self)
     }
 

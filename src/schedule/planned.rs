@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use queue_core::{
-    Capabilities, JobId, NewJob, Payload, QueueName, Result, ScheduleStat, Timestamp, When,
+    Capabilities, JobId, NewJob, Payload, QueueName, Result, ScheduleStat, Timestamp, Unique, When,
     name::check_name,
 };
 use tokio::runtime::Handle;
@@ -12,7 +12,7 @@ use super::{
     Missed, Overlap, Schedule, ScheduleFault,
     cron::Calendar,
     definition::{Made, Make},
-    hooks::{After, Before, Decision, DueSlot, OwnKey, Trouble, Verdict, call},
+    hooks::{After, Before, Decision, DueSlot, Trouble, Verdict, call},
     name::{MAX_SCHEDULE_BYTES, default_name, overlap_key},
 };
 use crate::{
@@ -112,28 +112,19 @@ impl Planned {
         };
         let made = made.as_ref().map_err(|error| unfit(error))?;
         self.run.check_input(&made.input).map_err(|error| unfit(&error))?;
-        let (job, _) = self.job_with(made.clone(), Timestamp::EPOCH);
+        let job = self.job_with(made.clone(), Timestamp::EPOCH);
         limits.check_new(&[job]).map_err(ScheduleFault::Job)
     }
 
-    /// The job of a slot, and whose its unique key is.
-    fn job_with(&self, made: Made, slot: Timestamp) -> (NewJob, OwnKey) {
+    fn job_with(&self, made: Made, slot: Timestamp) -> NewJob {
         let mut job = self.job.clone();
         job.id = JobId::for_slot(&self.name, slot);
         job.input = made.input;
         job.lane = made.lane;
         // Not before the slot by any clock, and in the order of slots.
         job.when = When::At(slot);
-        let key = || overlap_key(&job.kind, job.queue.as_str());
-        let owner = if made.unique.is_some() { OwnKey::Task } else { OwnKey::Schedule };
-        job.unique = match self.overlap {
-            _ if broken!(SlotsOverlap) => made.unique,
-            Overlap::Allow => made.unique,
-            Overlap::SkipWhileScheduled | Overlap::SkipWhileAny => {
-                made.unique.or_else(|| Some(key()))
-            }
-        };
-        (job, owner)
+        job.unique = unique_key(&job, made.unique, self.overlap);
+        job
     }
 
     /// What is to become of a slot: makes its input and asks the hook.
@@ -145,10 +136,11 @@ impl Planned {
         hooks: &Handle,
     ) -> Result<Verdict, Trouble> {
         let made = self.made(slot, hooks).await?;
-        let (job, own_key) = self.job_with(made, slot);
+        let job = self.job_with(made, slot);
         let Some(hook) = self.before.clone() else { return Ok(Verdict::Enqueue(Box::new(job))) };
         let schedule = self.name.clone();
-        let due = DueSlot { schedule, slot, stat, queue: queue.clone(), job, own_key };
+        let overlap = self.overlap;
+        let due = DueSlot { schedule, slot, stat, queue: queue.clone(), job, overlap };
         let asked = async move { hook(due).await };
         let Decision(verdict) = call(hooks, "the hook before the slot", asked).await?;
         if let Verdict::Enqueue(job) = &verdict {
@@ -175,6 +167,17 @@ impl Planned {
                 error.message()
             ))
         })
+    }
+}
+
+/// The unique key of a slot's job: the task's own if it has one for this input, else what keeps slots from overlapping.
+pub(super) fn unique_key(job: &NewJob, own: Option<Unique>, overlap: Overlap) -> Option<Unique> {
+    match overlap {
+        _ if broken!(SlotsOverlap) => own,
+        Overlap::Allow => own,
+        Overlap::SkipWhileScheduled | Overlap::SkipWhileAny => {
+            own.or_else(|| Some(overlap_key(&job.kind, job.queue.as_str())))
+        }
     }
 }
 

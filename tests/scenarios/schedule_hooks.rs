@@ -11,7 +11,7 @@ use std::{
 
 use queue::{
     BuildError, JobFilter, JobId, JobQuery, MemoryStore, Overlap, Pass, Payload, Queue, Schedule,
-    ScheduleFault, SlotFate, SlotReport, Task, TaskError, Timestamp, Worker, WorkerBuilder,
+    ScheduleFault, SlotFate, SlotReport, Task, TaskError, Timestamp, Unique, Worker, WorkerBuilder,
 };
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +22,7 @@ use crate::{
 
 crate::on_every_store_by_the_clock!(
     a_hook_before_the_slot_can_skip_it_or_change_input_and_due_time,
+    the_unique_key_of_a_slot_goes_with_the_input_that_a_hook_gave_it,
     a_hook_after_the_slot_hears_what_became_of_it,
     the_error_of_a_hook_after_the_slot_is_gone_with_the_next_slot,
     statistics_say_what_was_fired_and_what_comes_next,
@@ -72,6 +73,50 @@ async fn a_hook_before_the_slot_can_skip_it_or_change_input_and_due_time(scene: 
     assert!(why.contains("\"tick\"") && why.contains("\"chime\""), "{why}");
     let info = info(&scene.queue, "s").await;
     assert_eq!((info.fired, info.skipped, info.last_job), (2, 2, Some(id)));
+}
+
+async fn the_unique_key_of_a_slot_goes_with_the_input_that_a_hook_gave_it(scene: Scene) {
+    #[derive(Serialize, Deserialize)]
+    struct Keyed(Option<String>);
+    impl Task for Keyed {
+        const NAME: &'static str = "keyed";
+        type Output = ();
+        fn unique(&self) -> Option<Unique> {
+            self.0.clone().map(Unique::new)
+        }
+    }
+    let keyed = |key: Option<&str>| Keyed(key.map(str::to_owned));
+    // By default and with overlap, from one input to another.
+    let schedule = |name: &str, from: Option<&str>, to: Option<&'static str>| {
+        Schedule::cron("* * * * * *", keyed(from))
+            .named(name)
+            .queue(queue_name(name))
+            .before(move |slot| async move { Ok(slot.input(&keyed(to))?.enqueue()) })
+    };
+    let worker = Worker::new(scene.queue.clone())
+        .task(|_: Keyed| async { Ok(()) })
+        .scheduled(schedule("loses", Some("held"), None))
+        .scheduled(schedule("loses it all", Some("held"), None).overlap(Overlap::Allow))
+        .scheduled(schedule("changes", Some("free"), Some("held")))
+        .scheduled(schedule("gains", None, Some("held")))
+        .scheduled(schedule("gains with overlap", None, Some("held")).overlap(Overlap::Allow))
+        .build()
+        .unwrap();
+    handle(&worker).await;
+    let held = scene.queue.enqueue(keyed(Some("held"))).await.unwrap();
+    for round in 1..=2 {
+        scene.clock.advance(SECOND);
+        let handled = handle(&worker).await;
+        let queued: Vec<&str> = handled.queued.iter().map(|slot| slot.schedule.as_str()).collect();
+        let by_held =
+            handled.skipped.iter().filter(|slot| slot.fate == SlotFate::Overlap(Some(held.id())));
+        let by_held: Vec<&str> = by_held.map(|slot| slot.schedule.as_str()).collect();
+        assert_eq!(by_held, ["changes", "gains", "gains with overlap"], "{handled:?}");
+        // Without a key of the task's own, the policy decides: its own job of the slot before is in the way.
+        let expected: &[&str] =
+            if round == 1 { &["loses", "loses it all"] } else { &["loses it all"] };
+        assert_eq!(queued, expected, "{handled:?}");
+    }
 }
 
 async fn a_hook_after_the_slot_hears_what_became_of_it(scene: Scene) {

@@ -604,6 +604,9 @@ pub const RULES: &[Rule] = &[
             EveryStore(
                 "schedule_hooks::a_hook_before_the_slot_can_skip_it_or_change_input_and_due_time",
             ),
+            EveryStore(
+                "schedule_hooks::the_unique_key_of_a_slot_goes_with_the_input_that_a_hook_gave_it",
+            ),
             EveryStore("schedule_hooks::a_hook_after_the_slot_hears_what_became_of_it"),
             EveryStore("schedule_hooks::the_input_may_be_made_of_the_slot"),
             EveryStore("schedule_hooks::a_schedule_gives_its_jobs_queue_priority_and_labels"),
