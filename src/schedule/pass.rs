@@ -80,11 +80,11 @@ impl Scheduler {
     pub(super) async fn round(
         &self,
         queues: Option<&[QueueName]>,
+        seen: Seen,
         hooks: &Handle,
-    ) -> Result<Round> {
+    ) -> Round {
         let chosen: Vec<&Planned> =
             self.planned.iter().filter(|planned| planned.is_of(queues)).collect();
-        let seen = Seen::read(&self.queue).await?;
         let clock = seen.clock.clone();
         let mut round =
             Round { handled: Handled::default(), again: false, more: false, wake: None, clock };
@@ -118,7 +118,7 @@ impl Scheduler {
                 round.handled.next = earlier(round.handled.next, next);
             }
         }
-        Ok(round)
+        round
     }
 
     async fn handle(&self, planned: &Planned, seen: &Seen, hooks: &Handle) -> Course {

@@ -11,7 +11,7 @@ pub struct Handled {
     pub skipped: Vec<SlotReport>,
     /// The slots that failed, by a hook, the input or the store.
     pub failed: Vec<SlotReport>,
-    /// When the next slot of these schedules is; paused ones have none.
+    /// When the first slot is that was not due when the handling began; paused schedules have none.
     pub next: Option<Timestamp>,
 }
 

@@ -6,7 +6,7 @@ use queue_core::{QueueName, Result};
 use tokio::{runtime::Handle, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{Handled, Scheduler, pass::Round};
+use super::{Handled, Scheduler, known::Seen, pass::Round};
 use crate::{io::surviving, jitter::jittered};
 
 /// The longest sleep without a look at the store's clock.
@@ -17,14 +17,18 @@ const AFTER_TROUBLE: Duration = Duration::from_millis(500);
 const SPREAD: Duration = Duration::from_millis(20);
 
 impl Scheduler {
-    /// Handles what is due, each schedule in its turn, until nothing is due or the store failed.
+    /// Handles what is due at its beginning, each schedule in its turn, until all of that is handled or the store failed. What
+    /// becomes due meanwhile is left: with slow hooks there would be no end.
     pub(crate) async fn handle_once(&self, queues: Option<&[QueueName]>) -> Result<Handled> {
         if self.is_idle(queues) {
             return Ok(Handled::default());
         }
-        let mut all = Handled::default();
+        let (mut all, mut begun) = (Handled::default(), None);
         loop {
-            let Round { handled, more, again, .. } = self.round(queues, &Handle::current()).await?;
+            let mut seen = Seen::read(self.queue()).await?;
+            seen.now = *begun.get_or_insert(seen.now);
+            let Round { handled, more, again, .. } =
+                self.round(queues, seen, &Handle::current()).await;
             all.extend(handled);
             if again || !more {
                 return Ok(all);
@@ -43,7 +47,11 @@ impl Scheduler {
 async fn serve(scheduler: Arc<Scheduler>, hooks: Handle, over: CancellationToken) {
     while !over.is_cancelled() {
         // A round that began is ended: a hook that was asked is also told.
-        let round = surviving(scheduler.round(None, &hooks)).await;
+        let round = async {
+            let seen = Seen::read(scheduler.queue()).await?;
+            Ok(scheduler.round(None, seen, &hooks).await)
+        };
+        let round = surviving(round).await;
         if let Err(error) = &round {
             tracing::warn!(%error, "the schedules could not be read; trying again");
         }

@@ -10,8 +10,8 @@ use super::Worker;
 use crate::{Handled, ScheduleInfo, Scheduling};
 
 impl Worker {
-    /// Enqueues what this worker's schedules have due, once, whether or not [`Scheduling`] is on: for programs that are started
-    /// by a platform's own cron. A schedule that was never seen before begins now, and has nothing due.
+    /// Enqueues what this worker's schedules have due when it begins, once, whether or not [`Scheduling`] is on: for programs
+    /// that are started by a platform's own cron. A schedule that was never seen before begins now, and has nothing due.
     ///
     /// What fails is in the answer and stops nothing else. Three trips, and one for each slot (five on some stores).
     ///

@@ -1,6 +1,9 @@
 //! Schedules: what becomes of slots that nobody handled in their time.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use queue::{Missed, Overlap, Schedule, SlotFate, Timestamp};
 
@@ -12,6 +15,7 @@ use crate::{
 crate::on_every_store_by_the_clock!(
     what_was_missed_is_skipped_or_caught_up_with_once_or_up_to_a_number,
     after_a_long_outage_all_schedules_catch_up_each_in_its_turn,
+    handling_by_hand_ends_with_the_slots_that_were_due_when_it_began,
     a_new_schedule_does_not_fire_for_the_past,
     a_paused_schedule_rests_for_all_and_does_not_catch_up_with_its_pause,
     the_hour_that_comes_twice_fires_a_time_of_day_once,
@@ -72,6 +76,27 @@ async fn after_a_long_outage_all_schedules_catch_up_each_in_its_turn(scene: Scen
     let first = handled.queued.iter().position(|report| report.schedule == "two");
     assert!(first.is_some_and(|place| place < 30), "two had its turn before one was done");
     assert_eq!(handled.next, Some(now.plus(SECOND)));
+}
+
+async fn handling_by_hand_ends_with_the_slots_that_were_due_when_it_began(scene: Scene) {
+    const DUE: u32 = 20;
+    let (clock, asked) = (scene.clock.clone(), AtomicU32::new(0));
+    let schedule = each_second("s").missed(Missed::up_to(1_000)).before(move |slot| {
+        // A slow hook: with each slot that is handled another one is due. It ends for the sake of a test that fails.
+        if asked.fetch_add(1, Ordering::SeqCst) < 5 * DUE {
+            clock.advance(SECOND);
+        }
+        async { Ok(slot.enqueue()) }
+    });
+    let worker = worker(scene.queue.clone(), [schedule]);
+    handle(&worker).await;
+    let slot = |n: u32| scene.clock.now().plus(SECOND * n);
+    let (expected, next): (Vec<Timestamp>, _) = ((1..=DUE).map(slot).collect(), slot(DUE + 1));
+    scene.clock.advance(SECOND * DUE);
+    let handled = handle(&worker).await;
+    assert_eq!(slots(&handled), expected);
+    assert_eq!(handled.next, Some(next), "which is due by now");
+    assert_eq!(slots(&handle(&worker).await).first(), Some(&next));
 }
 
 async fn a_new_schedule_does_not_fire_for_the_past(scene: Scene) {

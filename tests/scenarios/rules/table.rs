@@ -655,6 +655,9 @@ pub const RULES: &[Rule] = &[
             EveryStore("schedules::e20_schedules_are_handled_by_hand_for_one_queue_or_for_all"),
             EveryStore("schedules::e21_a_worker_with_scheduling_off_runs_jobs_and_enqueues_none"),
             EveryStore("schedules::passes_run_what_is_queued_and_enqueue_no_schedule"),
+            EveryStore(
+                "schedule_missed::handling_by_hand_ends_with_the_slots_that_were_due_when_it_began",
+            ),
             EveryStore("schedules::a_scheduler_that_meets_trouble_fires_the_slot_afterwards"),
         ],
     },
