@@ -161,6 +161,8 @@ switches! {
         "The stamp is the time of the pass, so a slot is fired twice.";
     AFailingScheduleStopsTheOthers: "47", "schedules::memory_by_the_clock::a_failing_schedule_does_not_stop_the_others",
         "A failing schedule stops the others.";
+    ASlowScheduleHoldsUpTheOthers: "47", "schedules::memory_by_the_clock::a_slow_hook_holds_up_no_other_schedule",
+        "The next look at the schedules waits until all of them are done.";
     PassesEnqueueSchedules: "46", "schedules::memory_by_the_clock::passes_run_what_is_queued_and_enqueue_no_schedule",
         "A pass enqueues schedules too.";
     ForgetsSteps: "17", "processes::sqlite::e11_after_a_kill_another_process_repeats_only_the_step_in_flight",

@@ -15,9 +15,10 @@ use super::{
     known::{About, Known, ScheduleInfo, Seen, keep_error, put_known},
     planned::Planned,
 };
-use crate::{Queue, jitter::repeated, time::StoreClock};
+use crate::{Queue, jitter::repeated};
 
-/// How many schedules are handled at once, so that one whose hook is slow does not keep the others waiting.
+/// How many schedules are handled at once by a call, which ends with the slowest of them. A worker that serves handles each by
+/// itself.
 const AT_ONCE: usize = 16;
 /// How many slots of one schedule are handled before the others have their turn again.
 const IN_TURN: usize = 8;
@@ -29,24 +30,22 @@ pub(crate) struct Scheduler {
     planned: Vec<Planned>,
 }
 
-/// One look at all schedules.
+/// What came of one look at all schedules.
 pub(super) struct Round {
     pub(super) handled: Handled,
     /// Whether the store failed with a slot, which is still to be fired.
     pub(super) again: bool,
     /// Whether a schedule has more slots due than its turn allows.
     pub(super) more: bool,
-    /// When the next look is worth while. Paused schedules count: they may be resumed by then.
-    pub(super) wake: Option<Timestamp>,
-    pub(super) clock: StoreClock,
 }
 
 /// What came of one schedule.
 #[derive(Default)]
-struct Course {
+pub(super) struct Course {
     reports: Vec<SlotReport>,
-    again: bool,
-    more: bool,
+    /// As in [`Round`].
+    pub(super) again: bool,
+    pub(super) more: bool,
 }
 
 /// What became of a slot.
@@ -63,6 +62,10 @@ impl Scheduler {
 
     pub(super) fn queue(&self) -> &Queue {
         &self.queue
+    }
+
+    pub(super) fn planned(&self) -> &[Planned] {
+        &self.planned
     }
 
     /// Whether there is nothing to handle for these queues.
@@ -85,9 +88,7 @@ impl Scheduler {
     ) -> Round {
         let chosen: Vec<&Planned> =
             self.planned.iter().filter(|planned| planned.is_of(queues)).collect();
-        let clock = seen.clock.clone();
-        let mut round =
-            Round { handled: Handled::default(), again: false, more: false, wake: None, clock };
+        let mut round = Round { handled: Handled::default(), again: false, more: false };
         let at_once = if broken!(AFailingScheduleStopsTheOthers) { 1 } else { AT_ONCE };
         let mut courses = Vec::new();
         for (place, planned) in chosen.iter().enumerate() {
@@ -112,16 +113,16 @@ impl Scheduler {
             course.reports.into_iter().for_each(|report| round.handled.note(report));
         }
         for planned in &chosen {
-            let next = planned.calendar.next(seen.now);
-            round.wake = earlier(round.wake, next);
             if !seen.is_paused(&planned.name) {
+                let next = planned.calendar.next(seen.now);
                 round.handled.next = earlier(round.handled.next, next);
             }
         }
         round
     }
 
-    async fn handle(&self, planned: &Planned, seen: &Seen, hooks: &Handle) -> Course {
+    /// Handles what is due of one schedule, as far as its turn allows.
+    pub(super) async fn handle(&self, planned: &Planned, seen: &Seen, hooks: &Handle) -> Course {
         let mut course = Course::default();
         let mut slots = match self.due(planned, seen).await {
             Ok(slots) => slots,

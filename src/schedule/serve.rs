@@ -1,13 +1,22 @@
 //! Handling as a worker does it: by the store's clock, or when it is asked to.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use queue_core::{QueueName, Result};
-use tokio::{runtime::Handle, task::JoinHandle};
+use futures::FutureExt;
+use queue_core::{QueueName, Result, Timestamp};
+use tokio::{
+    runtime::Handle,
+    task::{JoinHandle, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Handled, Scheduler, known::Seen, pass::Round};
-use crate::{io::surviving, jitter::jittered};
+use super::{
+    Handled, Scheduler,
+    known::Seen,
+    pass::{Course, Round},
+};
+use crate::{io::surviving, jitter::jittered, time::StoreClock};
 
 /// The longest sleep without a look at the store's clock.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -27,8 +36,7 @@ impl Scheduler {
         loop {
             let mut seen = Seen::read(self.queue()).await?;
             seen.now = *begun.get_or_insert(seen.now);
-            let Round { handled, more, again, .. } =
-                self.round(queues, seen, &Handle::current()).await;
+            let Round { handled, more, again } = self.round(queues, seen, &Handle::current()).await;
             all.extend(handled);
             if again || !more {
                 return Ok(all);
@@ -45,31 +53,108 @@ impl Scheduler {
 }
 
 async fn serve(scheduler: Arc<Scheduler>, hooks: Handle, over: CancellationToken) {
+    let mut courses = Courses::new(scheduler, hooks, over.clone());
     while !over.is_cancelled() {
-        // A round that began is ended: a hook that was asked is also told.
-        let round = async {
-            let seen = Seen::read(scheduler.queue()).await?;
-            Ok(scheduler.round(None, seen, &hooks).await)
-        };
-        let round = surviving(round).await;
-        if let Err(error) = &round {
-            tracing::warn!(%error, "the schedules could not be read; trying again");
+        match surviving(Seen::read(courses.scheduler.queue())).await {
+            Ok(seen) => {
+                let seen = Arc::new(seen);
+                courses.begin(&seen);
+                courses.until_a_look_is_due(&seen.clock).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the schedules could not be read; trying again");
+                over.run_until_cancelled(tokio::time::sleep(jittered(AFTER_TROUBLE))).await;
+            }
         }
-        tokio::select! {
-            () = over.cancelled() => return,
-            () = rest(round.ok()) => {}
+    }
+    // What began is ended: a hook that was asked is also told.
+    while courses.ended().await {}
+}
+
+/// What is being done for schedules. Each has one course at a time, in the order of its slots, and none waits for that of
+/// another: one whose hook is slow misses slots, if any, of its own.
+struct Courses {
+    scheduler: Arc<Scheduler>,
+    hooks: Handle,
+    over: CancellationToken,
+    running: JoinSet<Ended>,
+    /// The schedules without a course, by their places, and when the next look at each is worth while. Paused ones count: they
+    /// may be resumed by then.
+    resting: BTreeMap<usize, Option<Timestamp>>,
+    /// Whether one of them has something to do at once.
+    more: bool,
+}
+
+/// A course that has ended.
+struct Ended {
+    place: usize,
+    wake: Option<Timestamp>,
+    more: bool,
+}
+
+impl Courses {
+    fn new(scheduler: Arc<Scheduler>, hooks: Handle, over: CancellationToken) -> Self {
+        let resting = (0..scheduler.planned().len()).map(|place| (place, None)).collect();
+        Courses { scheduler, hooks, over, running: JoinSet::new(), resting, more: false }
+    }
+
+    /// Begins a course for each schedule that has none.
+    fn begin(&mut self, seen: &Arc<Seen>) {
+        self.more = false;
+        for place in std::mem::take(&mut self.resting).into_keys() {
+            let (scheduler, hooks) = (self.scheduler.clone(), self.hooks.clone());
+            let (seen, over) = (seen.clone(), self.over.clone());
+            self.running.spawn(async move {
+                let planned = &scheduler.planned()[place];
+                let course = async {
+                    let Course { again, more, .. } = scheduler.handle(planned, &seen, &hooks).await;
+                    Ok((again, more, planned.calendar.next(seen.now)))
+                };
+                let (again, more, wake) = surviving(course).await.unwrap_or((true, true, None));
+                if again {
+                    over.run_until_cancelled(tokio::time::sleep(jittered(AFTER_TROUBLE))).await;
+                }
+                Ended { place, wake, more: again || more }
+            });
+        }
+    }
+
+    /// Waits until there is something to do for a schedule without a course.
+    async fn until_a_look_is_due(&mut self, clock: &StoreClock) {
+        let latest = Instant::now() + LONGEST_SLEEP;
+        let over = self.over.clone();
+        while !self.more {
+            let running = !self.running.is_empty();
+            let held_up = running && broken!(ASlowScheduleHoldsUpTheOthers);
+            let rests = !self.resting.is_empty() && !held_up;
+            let wake = self.resting.values().flatten().min().copied();
+            tokio::select! {
+                () = over.cancelled() => return,
+                _ = self.ended(), if running => {}
+                () = rest(clock, wake, latest), if rests => return,
+            }
+        }
+        // Those that have ended too need no look of their own.
+        while self.ended().now_or_never() == Some(true) {}
+    }
+
+    /// Waits for the end of a course. Whether there was one.
+    async fn ended(&mut self) -> bool {
+        match self.running.join_next().await {
+            Some(Ok(Ended { place, wake, more })) => {
+                self.resting.insert(place, wake);
+                self.more |= more;
+                true
+            }
+            // The program ends: nothing else breaks one off.
+            Some(Err(_)) => true,
+            None => false,
         }
     }
 }
 
-/// Waits until there is something to do.
-async fn rest(round: Option<Round>) {
-    let Some(Round { wake, clock, again: false, more, .. }) = round else {
-        return tokio::time::sleep(jittered(AFTER_TROUBLE)).await;
-    };
-    if more {
-        return;
-    }
+/// Waits for a slot, a move of a manual clock, or until it is long enough.
+async fn rest(clock: &StoreClock, wake: Option<Timestamp>, latest: Instant) {
     let seen = clock.now();
     let slot = async {
         match wake {
@@ -80,6 +165,6 @@ async fn rest(round: Option<Round>) {
     tokio::select! {
         () = slot => tokio::time::sleep(jittered(SPREAD)).await,
         () = clock.moved_from(seen) => {}
-        () = tokio::time::sleep(LONGEST_SLEEP) => {}
+        () = tokio::time::sleep_until(latest) => {}
     }
 }

@@ -9,7 +9,7 @@ use queue::{
     Timestamp, Unique, Wf, Worker, WorkerBuilder,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Barrier, Notify};
+use tokio::sync::{Barrier, Notify, Semaphore};
 
 use crate::scene::{Docs, Fault, Scene, eventually};
 
@@ -19,6 +19,7 @@ crate::on_every_store_by_the_clock!(
     schedules_of_two_queues_do_not_share_slots_or_statistics,
     a_slot_is_stamped_with_itself_and_not_with_the_time_of_the_pass,
     a_failing_schedule_does_not_stop_the_others,
+    a_slow_hook_holds_up_no_other_schedule,
     passes_run_what_is_queued_and_enqueue_no_schedule,
     e19_a_schedule_of_each_second_runs_each_second,
     e20_schedules_are_handled_by_hand_for_one_queue_or_for_all,
@@ -258,6 +259,42 @@ async fn a_failing_schedule_does_not_stop_the_others(scene: Scene) {
             assert_eq!(info.last_error.as_deref(), error, "{name}");
             assert_eq!(info.last_slot, Some(scene.clock.now()), "{name}");
         }
+    }
+}
+
+async fn a_slow_hook_holds_up_no_other_schedule(scene: Scene) {
+    const SLOTS: usize = 4;
+    let (docs, go) = (Docs::default(), Arc::new(Semaphore::new(0)));
+    let held = go.clone();
+    let slow = each_second("slow").missed(Missed::up_to(9)).before(move |slot| {
+        let held = held.clone();
+        async move {
+            held.acquire().await?.forget();
+            Ok(slot.enqueue())
+        }
+    });
+    let worker = builder(scene.queue.clone(), &docs)
+        .scheduled(slow)
+        .scheduled(each_second("quick").missed(Missed::Skip))
+        .build()
+        .unwrap();
+    while_serving(worker, async {
+        eventually("they are known", || async {
+            scene.queue.schedules().await.unwrap().len() == 2
+        })
+        .await;
+        for fired in 1..=SLOTS {
+            scene.clock.advance(SECOND);
+            eventually("the other fires", || async { docs.count("quick") == fired }).await;
+        }
+        assert_eq!(info(&scene.queue, "slow").await.last_slot, None, "its hook still waits");
+        go.add_permits(SLOTS);
+        eventually("it catches up", || async { docs.count("slow") == SLOTS }).await;
+    })
+    .await;
+    for name in ["slow", "quick"] {
+        let info = info(&scene.queue, name).await;
+        assert_eq!((info.fired, info.skipped), (SLOTS as u64, 0), "{name}");
     }
 }
 

@@ -667,6 +667,7 @@ pub const RULES: &[Rule] = &[
         sentence: "A failing schedule does not stop the others.",
         tests: &[
             EveryStore("schedules::a_failing_schedule_does_not_stop_the_others"),
+            EveryStore("schedules::a_slow_hook_holds_up_no_other_schedule"),
             EveryStore(
                 "schedule_hooks::an_input_that_does_not_fit_is_the_schedules_error_and_not_a_job",
             ),
