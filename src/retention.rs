@@ -1,13 +1,18 @@
 //! How long jobs that have ended are kept.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
 
 use queue_core::{
-    JobFilter, JobQuery, JobStore, Queues, Result, State, States, Tally, TimeRange, Timestamp,
+    Job, JobFilter, JobQuery, Page, Queues, Result, State, States, Tally, TimeRange, Timestamp,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{Queue, Worker, io::surviving, jitter::jittered, time::StoreClock};
+use crate::{
+    Queue, Worker,
+    io::{Io, answering, surviving},
+    jitter::jittered,
+    time::StoreClock,
+};
 
 /// How many jobs one call deletes at most: others are to get their turn in between.
 const BATCH: NonZeroU32 = NonZeroU32::new(500).unwrap();
@@ -145,7 +150,8 @@ impl Queue {
     /// Trouble with the store; the call can be repeated.
     pub async fn sweep(&self, queues: impl Into<Queues>, retention: Retention) -> Result<Swept> {
         let policies = vec![(queues.into(), retention)];
-        self.io().call(|store| async move { sweep(&*store, &policies).await }).await
+        let store = Patient { io: self.io().clone(), patience: Duration::MAX };
+        self.io().call(|_| async move { sweep(&store, &policies).await }).await
     }
 }
 
@@ -157,17 +163,19 @@ impl Worker {
     /// As [`Queue::sweep`].
     pub async fn sweep(&self) -> Result<Swept> {
         let policies = self.settings().sweeping.policies.clone();
-        self.queue().io().call(|store| async move { sweep(&*store, &policies).await }).await
+        let store = Patient { io: self.queue().io().clone(), patience: Duration::MAX };
+        self.queue().io().call(|_| async move { sweep(&store, &policies).await }).await
     }
 
-    /// What keeps sweeping while the worker serves, if there is anything to sweep.
+    /// What keeps sweeping while the worker serves, if there is anything to sweep. It waits for one call only so long.
     pub(crate) fn sweeping(
         &self,
+        patience: Duration,
         clock: StoreClock,
         over: CancellationToken,
     ) -> Option<impl Future<Output = ()> + Send + use<>> {
         let sweeping = self.settings().sweeping.clone();
-        let store = self.queue().store().clone();
+        let store = Patient { io: self.queue().io().clone(), patience };
         (!sweeping.policies.is_empty()).then(|| sweeping.go_on(store, clock, over))
     }
 }
@@ -182,14 +190,14 @@ pub(crate) struct Sweeping {
 
 impl Sweeping {
     /// Sweeps again and again until it is over. Workers need not agree on who does.
-    async fn go_on(self, store: Arc<dyn JobStore>, clock: StoreClock, over: CancellationToken) {
+    async fn go_on(self, store: Patient, clock: StoreClock, over: CancellationToken) {
         let mut wait = self.every.min(FIRST_SWEEP);
         loop {
             let due = clock.now().plus(jittered(wait));
             wait = self.every;
             let sweep = async {
                 clock.sleep_until(due).await;
-                surviving(sweep(&*store, &self.policies)).await
+                surviving(sweep(&store, &self.policies)).await
             };
             // What a sweep that breaks off has left is found by the next one, of anybody.
             match over.run_until_cancelled(sweep).await {
@@ -206,7 +214,39 @@ impl Sweeping {
     }
 }
 
-async fn sweep(store: &dyn JobStore, policies: &[(Queues, Retention)]) -> Result<Swept> {
+/// A store whose calls are waited for only so long. One that takes longer goes on to its end all the same: the next sweep has less
+/// to do.
+struct Patient {
+    io: Io,
+    patience: Duration,
+}
+
+impl Patient {
+    async fn ping(&self) -> Result<Timestamp> {
+        let call = self.io.call(|store| async move { store.ping().await });
+        answering(self.patience, call).await
+    }
+
+    async fn tally(&self, filter: &JobFilter) -> Result<Vec<Tally>> {
+        let filter = filter.clone();
+        let call = self.io.call(|store| async move { store.tally(&filter).await });
+        answering(self.patience, call).await
+    }
+
+    async fn find(&self, query: &JobQuery) -> Result<Page<Job>> {
+        let query = query.clone();
+        let call = self.io.call(|store| async move { store.find(&query).await });
+        answering(self.patience, call).await
+    }
+
+    async fn delete(&self, filter: &JobFilter, limit: NonZeroU32) -> Result<u64> {
+        let filter = filter.clone();
+        let call = self.io.call(move |store| async move { store.delete(&filter, limit).await });
+        answering(self.patience, call).await
+    }
+}
+
+async fn sweep(store: &Patient, policies: &[(Queues, Retention)]) -> Result<Swept> {
     let mut swept = Swept::default();
     if policies.iter().all(|(_, retention)| *retention == Retention::new()) {
         return Ok(swept);
@@ -266,7 +306,7 @@ fn of(tally: &Tally) -> JobFilter {
 }
 
 /// Deletes all matching jobs, batch by batch.
-async fn delete_all(store: &dyn JobStore, filter: &JobFilter) -> Result<u64> {
+async fn delete_all(store: &Patient, filter: &JobFilter) -> Result<u64> {
     let mut deleted = 0;
     loop {
         let count = store.delete(filter, BATCH).await?;
@@ -281,7 +321,7 @@ async fn delete_all(store: &dyn JobStore, filter: &JobFilter) -> Result<u64> {
 ///
 /// Not by their number: two sweeps that counted the same would delete twice as many. What lies beyond the newest is read,
 /// and only that is deleted; jobs that end meanwhile can but move it further beyond.
-async fn delete_beyond(store: &dyn JobStore, tally: &Tally, newest: u32) -> Result<u64> {
+async fn delete_beyond(store: &Patient, tally: &Tally, newest: u32) -> Result<u64> {
     let mut query = JobQuery::new(of(tally));
     query.offset = newest.into();
     query.limit = PAGE;
@@ -305,7 +345,7 @@ async fn delete_beyond(store: &dyn JobStore, tally: &Tally, newest: u32) -> Resu
 }
 
 /// The tempting way, which the tests know to be wrong.
-async fn delete_oldest(store: &dyn JobStore, tally: &Tally, newest: u32) -> Result<u64> {
+async fn delete_oldest(store: &Patient, tally: &Tally, newest: u32) -> Result<u64> {
     let more = u32::try_from(tally.count.saturating_sub(newest.into())).unwrap_or(u32::MAX);
     match NonZeroU32::new(more) {
         Some(more) => store.delete(&of(tally), more).await,

@@ -1,12 +1,12 @@
 //! What all processes know of a schedule: a record beside its statistics.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use queue_core::{Outcome, Payload, Record, Result, ScheduleStat, Timestamp, Version};
 use serde::{Deserialize, Serialize};
 
 use super::{cron::Calendar, planned::Planned};
-use crate::{Queue, jitter::repeated, time::StoreClock};
+use crate::{Queue, io::answering, jitter::repeated, time::StoreClock};
 
 /// What both prefixes begin with: one listing reads all.
 const RECORDS: &str = "schedule";
@@ -97,13 +97,19 @@ pub struct ScheduleInfo {
 impl Seen {
     /// Two trips besides the clock's, at once.
     pub(super) async fn read(queue: &Queue) -> Result<Self> {
+        Self::read_within(Duration::MAX, queue).await
+    }
+
+    /// As [`read`](Self::read), each call for at most so long.
+    pub(super) async fn read_within(patience: Duration, queue: &Queue) -> Result<Self> {
         let io = queue.io();
-        let clock = repeated(|| StoreClock::read(io)).await?;
+        let clock = repeated(|| answering(patience, StoreClock::read(io))).await?;
         let now = clock.now();
         let read = || {
-            io.call(|store| async move {
+            let call = io.call(|store| async move {
                 futures::future::try_join(store.schedules(), store.records(RECORDS)).await
-            })
+            });
+            answering(patience, call)
         };
         let (stats, records) = repeated(read).await?;
         let mut seen = Seen {

@@ -1,13 +1,16 @@
 //! Handling: which slots are due, and firing them.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use futures::{FutureExt, StreamExt, stream};
 use queue_core::{
     Effect, ErrorKind, Fire, Fired, JobFilter, NewJob, QueueName, Result, States, Timestamp,
     Version,
 };
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{
     Handled, Missed, Overlap, SlotFate, SlotReport,
@@ -15,10 +18,10 @@ use super::{
     known::{About, Known, ScheduleInfo, Seen, keep_error, put_known},
     planned::Planned,
 };
-use crate::{Queue, jitter::repeated};
+use crate::{Queue, io::answering, jitter::repeated};
 
-/// How many schedules are handled at once by a call, which ends with the slowest of them. A worker that serves handles each by
-/// itself.
+/// How many schedules call the store at once, and how many are handled at once by hand. A worker that serves handles each by
+/// itself, so that one whose hook is slow does not keep the others waiting.
 const AT_ONCE: usize = 16;
 /// How many slots of one schedule are handled before the others have their turn again.
 const IN_TURN: usize = 8;
@@ -28,6 +31,10 @@ const IN_TURN: usize = 8;
 pub(crate) struct Scheduler {
     queue: Queue,
     planned: Vec<Planned>,
+    /// How long it waits for one call of the store.
+    patience: Duration,
+    /// Who may call the store for a schedule.
+    turns: Semaphore,
 }
 
 /// What came of one look at all schedules.
@@ -56,8 +63,19 @@ enum Met {
 }
 
 impl Scheduler {
-    pub(crate) fn new(queue: Queue, planned: Vec<Planned>) -> Self {
-        Scheduler { queue, planned }
+    pub(crate) fn new(queue: Queue, planned: Vec<Planned>, patience: Duration) -> Self {
+        Scheduler { queue, planned, patience, turns: Semaphore::new(AT_ONCE) }
+    }
+
+    pub(super) async fn look(&self) -> Result<Seen> {
+        Seen::read_within(self.patience, &self.queue).await
+    }
+
+    /// Calls the store for a schedule, in its turn and for at most as long as the worker has patience.
+    async fn ask<T>(&self, call: impl Future<Output = Result<T>>) -> Result<T> {
+        // They are never closed.
+        let _turn = self.turns.acquire().await;
+        answering(self.patience, call).await
     }
 
     pub(super) fn queue(&self) -> &Queue {
@@ -160,7 +178,8 @@ impl Scheduler {
                 // Its past is nobody's: it begins now, unless another scheduler was first.
                 let since = last_slot.unwrap_or(seen.now);
                 let known = Known { since, paused: false, about };
-                if !put_known(&self.queue, &planned.name, &known, Version(0)).await? {
+                let put = put_known(&self.queue, &planned.name, &known, Version(0));
+                if !self.ask(put).await? {
                     return Ok(Vec::new());
                 }
                 since
@@ -168,7 +187,7 @@ impl Scheduler {
             Some((known, version)) => {
                 if known.about != about {
                     let told = Known { about, ..known.clone() };
-                    put_known(&self.queue, &planned.name, &told, *version).await?;
+                    self.ask(put_known(&self.queue, &planned.name, &told, *version)).await?;
                 }
                 if known.paused {
                     return Ok(Vec::new());
@@ -256,7 +275,7 @@ impl Scheduler {
         let fired = repeated(|| async {
             let again = fire.clone();
             let call = self.queue.io().call(|store| async move { store.fire(&again).await });
-            call.await.inspect_err(|error| {
+            self.ask(call).await.inspect_err(|error| {
                 unheard.fetch_or(error.effect() == Effect::Unknown, Ordering::SeqCst);
             })
         });
@@ -269,8 +288,8 @@ impl Scheduler {
     }
 
     async fn what_was_fired(&self, fire: &Fire) -> Result<Fired> {
-        let stats =
-            repeated(|| self.queue.io().call(|store| async move { store.schedules().await }));
+        let read = || self.queue.io().call(|store| async move { store.schedules().await });
+        let stats = repeated(|| self.ask(read()));
         let last_job = stats
             .await?
             .into_iter()
@@ -287,7 +306,7 @@ impl Scheduler {
     async fn is_live(&self, job: &NewJob) -> Result<bool> {
         let mut filter = JobFilter::kind(job.kind.clone()).with_states(States::LIVE);
         filter.queues = Some(vec![job.queue.clone()]);
-        let tallies = repeated(|| self.queue.tally(filter.clone())).await?;
+        let tallies = repeated(|| self.ask(self.queue.tally(filter.clone()))).await?;
         Ok(tallies.iter().any(|tally| tally.count > 0))
     }
 
@@ -309,7 +328,8 @@ impl Scheduler {
         let told = call(hooks, "the hook after the slot", async move { hook(report).await }).await;
         let Err(Trouble::Failed(error)) = told else { return };
         tracing::warn!(schedule = %planned.name, %slot, error, "a hook failed");
-        if let Err(trouble) = keep_error(&self.queue, &planned.name, slot, &error).await {
+        let kept = self.ask(keep_error(&self.queue, &planned.name, slot, &error)).await;
+        if let Err(trouble) = kept {
             tracing::warn!(schedule = %planned.name, error = %trouble, "the failure of a hook was not kept");
         }
         let schedule = planned.name.to_string();

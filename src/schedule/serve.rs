@@ -34,7 +34,7 @@ impl Scheduler {
         }
         let (mut all, mut begun) = (Handled::default(), None);
         loop {
-            let mut seen = Seen::read(self.queue()).await?;
+            let mut seen = self.look().await?;
             seen.now = *begun.get_or_insert(seen.now);
             let Round { handled, more, again } = self.round(queues, seen, &Handle::current()).await;
             all.extend(handled);
@@ -55,7 +55,7 @@ impl Scheduler {
 async fn serve(scheduler: Arc<Scheduler>, hooks: Handle, over: CancellationToken) {
     let mut courses = Courses::new(scheduler, hooks, over.clone());
     while !over.is_cancelled() {
-        match surviving(Seen::read(courses.scheduler.queue())).await {
+        match surviving(courses.scheduler.look()).await {
             Ok(seen) => {
                 let seen = Arc::new(seen);
                 courses.begin(&seen);

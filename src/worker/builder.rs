@@ -284,7 +284,7 @@ impl WorkerBuilder {
             }
         }
         let planned = plan(schedules, &catalog, &queue.store().info().capabilities)?;
-        let scheduler = Arc::new(Scheduler::new(queue.clone(), planned));
+        let scheduler = Arc::new(Scheduler::new(queue.clone(), planned, patience(lease)));
         let keeper = Keeper::start(queue.io(), settings.holder.clone(), lease, renew_every);
         let readings = Arc::<Readings>::default();
         let bench = Bench {

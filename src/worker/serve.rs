@@ -80,7 +80,7 @@ impl Worker {
         let over = CancellationToken::new();
         let _reaper = over.clone().drop_guard();
         if let Some(handle) = io.handle() {
-            if let Some(sweeping) = self.sweeping(clock.clone(), over.clone()) {
+            if let Some(sweeping) = self.sweeping(patience, clock.clone(), over.clone()) {
                 handle.spawn(sweeping);
             }
             let (store, clock) = (io.store().clone(), clock.clone());

@@ -8,8 +8,8 @@ use std::{
 
 use futures::future::select;
 use queue::{
-    Backoff, JobHandle, JobState, Pass, Queue, State, StepEntry, StepState, Task, TaskError, Wf,
-    Worker, WorkerBuilder,
+    Backoff, JobFilter, JobHandle, JobState, JobStates, Overlap, Pass, Queue, Retain, Retention,
+    Schedule, State, StepEntry, StepState, Task, TaskError, Wf, Worker, WorkerBuilder,
     core::{ClaimRequest, JobStoreExt, Queues, Uuid},
 };
 use serde::{Deserialize, Serialize};
@@ -29,7 +29,10 @@ crate::on_every_store!(
     a_worker_whose_runtime_is_blocked_is_reported,
     a_store_that_blocks_the_engine_s_thread_is_reported,
     a_handler_whose_future_panics_when_it_is_dropped_fails_its_job,
+    a_sweep_that_is_never_answered_is_made_again,
 );
+
+crate::on_every_store_by_the_clock!(a_schedule_whose_call_is_never_answered_fires_all_the_same);
 
 /// For tests in which a call is never answered: it is given up after as long.
 const SHORT: Duration = Duration::from_secs(1);
@@ -294,6 +297,55 @@ async fn a_handler_whose_future_panics_when_it_is_dropped_fails_its_job(scene: S
     assert_eq!((job.state, job.crashes), (JobState::Failed, 0));
     assert!(job.error.unwrap().as_str().contains("panicked: dropped"));
     assert_eq!(job.log.iter().filter_map(StepEntry::from_entry).count(), 1, "the failure is kept");
+}
+
+async fn a_sweep_that_is_never_answered_is_made_again(scene: Scene) {
+    let (docs, go) = (Docs::default(), Arc::new(Semaphore::new(1)));
+    let worker = worker(scene.queue.clone(), &docs, &go)
+        .0
+        .lease(SHORT)
+        .retention(Queues::All, Retention::of_all(Retain::Newest(0)))
+        .sweep_every(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    while_serving(worker, async {
+        for (hung, method) in ["tally", "find", "delete"].into_iter().enumerate() {
+            scene.trips.next(method, Fault::Hang);
+            let handle = scene.queue.enqueue(Held).await.unwrap();
+            eventually(method, || async { scene.trips.hung() > hung }).await;
+            eventually("a further sweep", || async { handle.job().await.unwrap().is_none() }).await;
+        }
+    })
+    .await;
+}
+
+async fn a_schedule_whose_call_is_never_answered_fires_all_the_same(scene: Scene) {
+    let (docs, go) = (Docs::default(), Arc::new(Semaphore::new(1)));
+    let schedule = Schedule::cron("* * * * * *", Held).named("s").overlap(Overlap::SkipWhileAny);
+    let (worker, _) = worker(scene.queue.clone(), &docs, &go);
+    let worker = worker.lease(SHORT).scheduled(schedule).build().unwrap();
+    // Not by way of the store whose calls hang.
+    let others = scene.sibling().await;
+    let fired = async || {
+        let known = others.schedules().await.unwrap();
+        known.first().map(|info| info.fired)
+    };
+    scene.trips.next("put_record", Fault::Hang);
+    while_serving(worker, async {
+        eventually("it is known", || async { fired().await == Some(0) }).await;
+        for (slot, method) in (1..).zip(["schedules", "records", "tally", "fire"]) {
+            let live = JobFilter::all().with_states(JobStates::LIVE);
+            eventually("the last job has ended", || async {
+                others.tally(live.clone()).await.unwrap().iter().all(|tally| tally.count == 0)
+            })
+            .await;
+            scene.trips.next(method, Fault::Hang);
+            scene.clock.advance(Duration::from_secs(1));
+            eventually(method, || async { fired().await == Some(slot) }).await;
+        }
+    })
+    .await;
+    assert_eq!(scene.trips.hung(), 5, "each of them hung");
 }
 
 /// What the engine reports, in this whole process.

@@ -733,6 +733,8 @@ pub const RULES: &[Rule] = &[
             EveryStore("stalls::a_look_for_expired_leases_that_never_ends_is_made_again"),
             EveryStore("stalls::hints_are_listened_to_again_when_their_stream_ends"),
             EveryStore("stalls::a_store_that_is_silent_for_a_while_loses_and_doubles_nothing"),
+            EveryStore("stalls::a_sweep_that_is_never_answered_is_made_again"),
+            EveryStore("stalls::a_schedule_whose_call_is_never_answered_fires_all_the_same"),
             EveryStore("stalls::a_worker_whose_runtime_is_blocked_is_reported"),
             EveryStore("stalls::a_store_that_blocks_the_engine_s_thread_is_reported"),
         ],
