@@ -19,7 +19,7 @@ use crate::{
     claim,
     codec::{self, Read as _, Stored},
     connect::Db,
-    error::{Call, contention, from_driver},
+    error::{Call, SNAPSHOT_TOO_OLD, code_of, contention, from_driver},
     filter, intent, reply,
 };
 
@@ -169,13 +169,24 @@ pub(crate) async fn update_where(
     // As all jobs were at one moment: a job that is released while the index is read would otherwise be passed by, where it is not
     // any more and where it is not yet.
     let concern = if db.transactions { ReadConcern::snapshot() } else { ReadConcern::majority() };
-    let found = db.settled_jobs.find(query.clone()).read_concern(concern);
-    let mut found = found.projection(codec::narrow()).await.map_err(failed)?;
+    let look = async || {
+        let found = db.settled_jobs.find(query.clone()).read_concern(concern.clone());
+        found.projection(codec::narrow()).await.map_err(failed)
+    };
+    let mut found = look().await?;
     loop {
         let mut chunk = Vec::new();
-        while chunk.len() < CHUNK
-            && let Some(document) = found.try_next().await.map_err(failed)?
-        {
+        while chunk.len() < CHUNK {
+            let document = match found.try_next().await {
+                Ok(Some(document)) => document,
+                Ok(None) => break,
+                // The server keeps minutes of its past, and this took longer. What was met is not met again.
+                Err(error) if code_of(&error) == Some(SNAPSHOT_TOO_OLD) => {
+                    found = look().await?;
+                    continue;
+                }
+                Err(error) => return Err(failed(error)),
+            };
             let stored = codec::read(&document, 0)?;
             // A job that a change moves along the index that is read comes by again.
             if seen.insert(stored.row.id) {

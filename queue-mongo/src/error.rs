@@ -14,6 +14,8 @@ const UNAUTHORIZED: i32 = 13;
 pub(crate) const DUPLICATE: i32 = 11000;
 /// Two writers met in one document; the server gave one of them up.
 const WRITE_CONFLICT: i32 = 112;
+/// The moment as of which a cursor reads is further back than the server can go.
+pub(crate) const SNAPSHOT_TOO_OLD: i32 = 239;
 /// The primary steps down, starts or stops: this call was refused before it did anything.
 const NOT_PRIMARY: [i32; 4] = [10107, 13435, 10058, 13436];
 /// A node went away while the call ran, or an operator ended the call.

@@ -21,6 +21,7 @@ use queue_core::{
 };
 use queue_mongo::{MongoOptions, MongoStore, Wake, mongodb};
 use server::{Scratch, Server};
+use test_servers::Private;
 use wire::{OnItsWay, Relay, Way};
 
 mod server;
@@ -320,8 +321,10 @@ async fn a_reap_that_is_acknowledged_too_late_reports_what_it_took_and_nothing_e
 #[derive(Default)]
 struct Hasty {
     is_hasty: AtomicBool,
-    /// What releases a job at the next `getMore`, and whether it has.
-    release: std::sync::Mutex<Option<(MongoStore, JobUpdate)>>,
+    /// What changes a job at the next `getMore`, until it has.
+    change: std::sync::Mutex<Option<(MongoStore, JobUpdate)>>,
+    /// How often a search began that sees all of it at one moment.
+    snapshots: AtomicUsize,
 }
 
 #[async_trait]
@@ -330,9 +333,14 @@ impl OnItsWay for Hasty {
         if self.is_hasty.load(Ordering::SeqCst) && command.contains_key("writeConcern") {
             command.insert("writeConcern", doc! { "w": 1 });
         }
+        let level =
+            command.get_document("readConcern").and_then(|concern| concern.get_str("level"));
+        if command.contains_key("find") && level.is_ok_and(|level| level == "snapshot") {
+            self.snapshots.fetch_add(1, Ordering::SeqCst);
+        }
         if command.contains_key("getMore") {
-            let release = self.release.lock().unwrap().take();
-            if let Some((store, update)) = release {
+            let change = self.change.lock().unwrap().take();
+            if let Some((store, update)) = change {
                 assert!(store.update_jobs(&[update]).await.unwrap()[0].is_saved());
             }
         }
@@ -342,7 +350,10 @@ impl OnItsWay for Hasty {
 
 /// A store behind such a relay, and one that sees the same database directly.
 async fn hasty() -> (MongoStore, MongoStore, Arc<Hasty>, Relay, Scratch) {
-    let scratch = Server::ReplicaSet.scratch().unwrap();
+    hasty_on(Server::ReplicaSet.scratch().unwrap()).await
+}
+
+async fn hasty_on(scratch: Scratch) -> (MongoStore, MongoStore, Arc<Hasty>, Relay, Scratch) {
     let direct = scratch.options(&Clock::system()).unwrap().open().await.unwrap();
     let hasty = Arc::<Hasty>::default();
     let relay = Relay::before(&scratch.url, hasty.clone()).await.unwrap();
@@ -381,14 +392,39 @@ async fn a_bulk_change_meets_a_job_that_is_released_while_it_reads() {
     let held = direct.claim(&request(1)).await.unwrap().jobs.remove(0);
     let release = Transition::Release { when: queue_core::When::Now };
     let release = JobUpdate::held(held.id, held.fence, JobPatch::transition(release));
-    *hasty.release.lock().unwrap() = Some((direct.clone(), release));
+    *hasty.change.lock().unwrap() = Some((direct.clone(), release));
     let live = JobFilter::all().with_states(queue_core::States::LIVE);
     let cancel = BulkChange::Cancel { reason: "stop".to_owned() };
     let counts = store.update_where(&live, &cancel).await.unwrap();
     wire::assert_sound();
-    assert!(hasty.release.lock().unwrap().is_none(), "the cursor was read on");
+    assert!(hasty.change.lock().unwrap().is_none(), "the cursor was read on");
     assert_eq!(counts.changed + counts.signalled, 300, "{counts:?}");
     assert_eq!(direct.count(&live).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn a_bulk_change_goes_on_when_the_server_has_forgotten_how_its_jobs_were() {
+    let servers = Private::start(&["mongo"]);
+    let (store, direct, hasty, _relay, scratch) =
+        hasty_on(Scratch::at(servers.get("QUEUE_MONGO_URL").to_owned())).await;
+    // It forgets after five minutes, and now with the next write.
+    let admin = Client::with_uri_str(&scratch.url).await.unwrap().database("admin");
+    let forget = doc! { "setParameter": 1, "minSnapshotHistoryWindowInSeconds": 0 };
+    admin.run_command(forget).await.unwrap();
+    let jobs: Vec<NewJob> = (0..300).map(|_| plain()).collect();
+    direct.insert(&jobs).await.unwrap();
+    let held = direct.claim(&request(1)).await.unwrap().jobs.remove(0);
+    let append = JobUpdate::held(held.id, held.fence, JobPatch::append([entry()]));
+    *hasty.change.lock().unwrap() = Some((direct.clone(), append));
+    let change = BulkChange::Priority(7);
+    let counts = store.update_where(&JobFilter::all(), &change).await.unwrap();
+    wire::assert_sound();
+    assert_eq!(hasty.snapshots.load(Ordering::SeqCst), 2, "the first was forgotten");
+    assert_eq!((counts.changed, counts.signalled), (300, 0), "each once");
+    for job in jobs {
+        let job = direct.get_one(job.id).await.unwrap().unwrap();
+        assert_eq!((job.priority, job.version.0), (7, if job.id == held.id { 3 } else { 2 }));
+    }
 }
 
 /// The ids of the writes that are under way in this collection.

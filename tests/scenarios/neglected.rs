@@ -26,8 +26,8 @@ struct Aside {
     after: After,
 }
 
-#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 /// When the first one ends.
+#[derive(Clone, Copy, PartialEq, Serialize, Deserialize)]
 enum First {
     AtOnce,
     WhenTold,

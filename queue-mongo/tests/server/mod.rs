@@ -24,9 +24,7 @@ impl Server {
 
     /// A database with a random name.
     pub fn scratch(self) -> Result<Scratch> {
-        let url = self.url()?;
-        let database = Database::at(url.clone());
-        Ok(Scratch { url, name: database.name().to_owned(), _database: database })
+        Ok(Scratch::at(self.url()?))
     }
 }
 
@@ -39,6 +37,12 @@ pub struct Scratch {
 }
 
 impl Scratch {
+    /// On the server with this URL.
+    pub fn at(url: String) -> Scratch {
+        let database = Database::at(url.clone());
+        Scratch { url, name: database.name().to_owned(), _database: database }
+    }
+
     /// How to open it.
     pub fn options(&self, clock: &Clock) -> Result<MongoOptions> {
         Ok(MongoOptions::from_url(&self.url)?.database(&self.name).clock(clock.clone()))
