@@ -272,7 +272,7 @@ pub(crate) async fn delete(db: &Db, wanted: &JobFilter, limit: NonZeroU32) -> Re
             .find(query.clone())
             .sort(doc! { "created_at": 1, "_id": 1 })
             .limit(codec::int(left))
-            .projection(doc! { "_id": 1, "successor": 1, "source": 1, "freed": 1 })
+            .projection(doc! { "_id": 1, "successor": 1, "source": 1, "unique": 1, "freed": 1 })
             .await
             .map_err(failed)?;
         let documents: Vec<_> = found.try_collect().await.map_err(failed)?;

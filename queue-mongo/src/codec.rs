@@ -145,13 +145,9 @@ pub(crate) fn new_document(row: &Row) -> Document {
         document.insert("lane", doc! { "key": &lane.key, "limit": i64::from(lane.limit.get()) });
     }
     if let Some(unique) = &control.unique {
-        let mode = match unique.on_conflict {
-            OnConflict::Return => 0,
-            OnConflict::Supersede => 1,
-        };
         document.insert(
             "unique",
-            doc! { "key": &unique.key, "within": i32::from(unique.within.bits()), "mode": mode },
+            doc! { "key": &unique.key, "within": i32::from(unique.within.bits()), "mode": mode(unique) },
         );
     }
     document.extend(counters(row));
@@ -241,6 +237,31 @@ pub(crate) fn entry(entry: &NewEntry, now: Timestamp) -> Bson {
         "body": entry.body.as_str(),
     }
     .into()
+}
+
+fn mode(unique: &Unique) -> i32 {
+    match unique.on_conflict {
+        OnConflict::Return => 0,
+        OnConflict::Supersede => 1,
+    }
+}
+
+/// Whether a stored job may take the place of another.
+pub(crate) fn supersedes(document: &Document) -> bool {
+    let unique = document.get_document("unique");
+    unique.is_ok_and(|unique| unique.get_i32("mode").is_ok_and(|mode| mode != 0))
+}
+
+/// What of a stored job tells which intents may have been to insert it.
+pub(crate) fn origin(stored: &Stored) -> Document {
+    let mut origin = doc! { "_id": job_id(&stored.row.id) };
+    if let Some(source) = &stored.source {
+        origin.insert("source", source);
+    }
+    if let Some(unique) = &stored.row.control.unique {
+        origin.insert("unique", doc! { "mode": mode(unique) });
+    }
+    origin
 }
 
 /// The projection that leaves out what the rules do not look at; the ids of the log stay.

@@ -81,7 +81,7 @@ const WRITES: [&str; 4] = ["insert", "update", "findAndModify", "delete"];
 pub(crate) const JOBS: &str = "jobs";
 pub(crate) const RECORDS: &str = "records";
 pub(crate) const MARKS: &str = "freed_lanes";
-const SCHEDULES: &str = "schedules";
+pub(crate) const SCHEDULES: &str = "schedules";
 const SCHEMA: &str = "schema";
 
 pub(crate) fn durable() -> WriteConcern {

@@ -11,7 +11,7 @@ use crate::{
     codec::{self, Stored},
     connect::{Db, JOBS},
     error::{Call, DUPLICATE, contention, from_driver, from_statement},
-    intent::{self, Superseded, Taken},
+    intent::{self, Intent, Superseded, Taken},
     reply,
 };
 
@@ -28,9 +28,7 @@ pub(crate) async fn insert(db: &Db, jobs: &[NewJob]) -> Result<Vec<Inserted>> {
     let now = db.now().await?;
     let again: Vec<Bson> =
         jobs.iter().filter(|job| supersedes(job)).map(|job| codec::job_id(&job.id)).collect();
-    if !again.is_empty() {
-        intent::carry_out_earlier(db, again, now).await?;
-    }
+    intent::carry_out_earlier(db, &again, now).await?;
     let (mut ids, mut keys) = (HashSet::with_capacity(jobs.len()), HashSet::new());
     // The same id once more, or the same key, waits for what becomes of the first.
     let (first, mut later): (Vec<usize>, Vec<usize>) = (0..jobs.len()).partition(|index| {
@@ -116,17 +114,25 @@ async fn look(db: &Db, wanted: Document) -> Result<Vec<Stored>> {
     documents.iter().map(|document| codec::read(document, 0)).collect()
 }
 
-/// Inserts one job that may be there or may find its key held.
+/// What a job comes of, and the intent to insert it.
+pub(crate) struct Source {
+    pub(crate) document: Document,
+    pub(crate) intent: Intent,
+}
+
+/// Inserts one job that may be there or may find its key held. With a source whose intent stands no more, nothing is
+/// inserted, whatever the answer.
 pub(crate) async fn insert_one(
     db: &Db,
     job: &NewJob,
-    source: Option<Document>,
+    source: Option<Source>,
     now: Timestamp,
 ) -> Result<Inserted> {
     let mut document = codec::new_document(&Row::new(job, now));
-    if let Some(source) = source {
-        document.insert("source", source);
-    }
+    let intent = source.map(|source| {
+        document.insert("source", source.document);
+        source.intent
+    });
     let id = codec::job_id(&job.id);
     for round in 0..ROUNDS {
         if round > 0 {
@@ -141,7 +147,7 @@ pub(crate) async fn insert_one(
             return Ok(Inserted::Existing(job.id));
         }
         let (Some(holder), Some(unique)) = (found.first(), &job.unique) else {
-            match intent::put(db, &document).await? {
+            match intent::put(db, &document, intent.as_ref()).await? {
                 None => return Ok(Inserted::New(job.id)),
                 Some(Taken::Id) => return Ok(Inserted::Existing(job.id)),
                 Some(Taken::Key) => continue,

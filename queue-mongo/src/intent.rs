@@ -2,8 +2,9 @@
 //!
 //! The write that commits carries the intent. Its caller carries it out and clears it; where the caller died, the next
 //! reap does, a repeated insert, or whoever is about to delete one of the two. A job that an intent made names
-//! its source, so that the intent is cleared before the job can be gone: nobody who reads the intent makes it twice. Its first caller does not
-//! read it: one that stalls before its second write for longer than the job lives makes it anew (docs/decisions/0004).
+//! its source, so that the intent is cleared before the job can be gone; and whoever inserts the job has the server look in
+//! the same command whether the intent still stands. So a caller that stalls between the two writes, while another
+//! carries out the second and the job runs and is deleted, makes no second one (docs/decisions/0004).
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -27,6 +28,7 @@ use crate::{
 const LEFT: std::time::Duration = std::time::Duration::from_secs(2);
 /// How many are carried out by one reap.
 const BATCH: i64 = 100;
+const NO_LIMIT: i64 = 0;
 
 fn failed(error: mongodb::error::Error) -> queue_core::Error {
     from_driver(Call::Read, error)
@@ -38,10 +40,52 @@ pub(crate) enum Taken {
     Key,
 }
 
-/// Inserts one document.
-pub(crate) async fn put(db: &Db, document: &Document) -> Result<Option<Taken>> {
-    let failed = reply::run(db, doc! { "insert": JOBS, "documents": [document] }).await?;
-    match failed.first() {
+/// An intent that stands while its collection has what this matches.
+#[derive(Clone, Debug)]
+pub(crate) struct Intent {
+    pub(crate) collection: &'static str,
+    pub(crate) stands: Document,
+}
+
+impl Intent {
+    /// Of a job that has yielded.
+    fn of_job(old: &JobId, successor: &Document) -> Intent {
+        let successor = successor.get("_id").cloned();
+        let stands = doc! { "_id": codec::job_id(old), "successor._id": successor };
+        Intent { collection: JOBS, stands }
+    }
+}
+
+/// Inserts one document, or does nothing where the intent to do so does not stand any more.
+pub(crate) async fn put(
+    db: &Db,
+    document: &Document,
+    intent: Option<&Intent>,
+) -> Result<Option<Taken>> {
+    let failed = match intent {
+        None => {
+            let command = doc! { "insert": JOBS, "documents": [document] };
+            reply::run(db, command).await?.into_iter().next()
+        }
+        Some(Intent { collection, stands }) => {
+            let into = doc! {
+                "into": JOBS, "on": "_id", "whenMatched": "fail", "whenNotMatched": "insert",
+            };
+            let insert_while_it_stands = doc! {
+                "aggregate": *collection,
+                "pipeline": [
+                    { "$match": stands },
+                    { "$replaceWith": { "$literal": document } },
+                    { "$merge": into },
+                ],
+                "cursor": {},
+                // What was written last, whatever a majority has.
+                "readConcern": { "level": "local" },
+            };
+            reply::merge(db, insert_while_it_stands).await?
+        }
+    };
+    match failed {
         None => Ok(None),
         Some(error) if error.code == DUPLICATE => match error.key.as_deref() {
             Some("held_key") => Ok(Some(Taken::Key)),
@@ -98,12 +142,13 @@ pub(crate) async fn supersede(
     Ok(if came_by_itself { Superseded::There } else { Superseded::Done })
 }
 
-/// Inserts a successor, unless it is there, and clears the intent. Whether this call inserted it.
+/// Inserts a successor, unless it is there, and clears the intent. Whether this call is known to have inserted it.
 async fn carry_out(db: &Db, old: &JobId, successor: &Document, now: Timestamp) -> Result<bool> {
+    let intent = Intent::of_job(old, successor);
     let mut document = successor.clone();
     let mut inserted = None;
     for round in 0..cas::ROUNDS {
-        match put(db, &document).await? {
+        match put(db, &document, Some(&intent)).await? {
             None => {
                 inserted = Some(true);
                 break;
@@ -135,18 +180,17 @@ async fn carry_out(db: &Db, old: &JobId, successor: &Document, now: Timestamp) -
         return Err(contention().with_effect(queue_core::Effect::Unknown));
     };
     let cleared = doc! { "$unset": { "successor": "" }, "$inc": { "rev": 1_i64 } };
-    let carried =
-        doc! { "_id": codec::job_id(old), "successor._id": successor.get("_id").cloned() };
-    db.jobs.update_one(carried, cleared).await.map_err(|e| from_driver(Call::Write, e))?;
-    Ok(inserted)
+    let write_failed = |error| from_driver(Call::Write, error);
+    let cleared = db.jobs.update_one(intent.stands, cleared).await.map_err(write_failed)?;
+    // Where it stood no more, this call may have inserted nothing.
+    Ok(inserted && cleared.matched_count == 1)
 }
 
 /// Carries out the intents that a query finds.
-async fn carry_out_found(db: &Db, query: Document, now: Timestamp) -> Result<()> {
-    let found = db.jobs.find(query).projection(doc! { "successor": 1 }).limit(BATCH);
-    let documents: Vec<Document> =
-        found.await.map_err(failed)?.try_collect().await.map_err(failed)?;
-    for document in documents {
+async fn carry_out_found(db: &Db, query: Document, limit: i64, now: Timestamp) -> Result<()> {
+    let found = db.jobs.find(query).projection(doc! { "successor": 1 }).limit(limit);
+    let mut found = found.await.map_err(failed)?;
+    while let Some(document) = found.try_next().await.map_err(failed)? {
         let successor = document.get_document("successor").map_err(corrupt)?;
         carry_out(db, &JobId::from_uuid(document.id("_id")?), successor, now).await?;
     }
@@ -157,41 +201,38 @@ async fn carry_out_found(db: &Db, query: Document, now: Timestamp) -> Result<()>
 pub(crate) async fn carry_out_left(db: &Db, now: Timestamp) -> Result<()> {
     let left = now.minus(LEFT).as_micros();
     let query = doc! { "successor._id": { "$exists": true }, "finished_at": { "$lte": left } };
-    carry_out_found(db, query, now).await?;
+    carry_out_found(db, query, BATCH, now).await?;
     schedule::carry_out_left(db, left).await
 }
 
-/// Carries out an earlier, unfinished call that was to insert these jobs.
-pub(crate) async fn carry_out_earlier(db: &Db, ids: Vec<Bson>, now: Timestamp) -> Result<()> {
-    carry_out_found(db, doc! { "successor._id": { "$in": ids } }, now).await
+/// Carries out all intents to insert these jobs.
+pub(crate) async fn carry_out_earlier(db: &Db, ids: &[Bson], now: Timestamp) -> Result<()> {
+    if ids.is_empty() {
+        return Ok(());
+    }
+    carry_out_found(db, doc! { "successor._id": { "$in": ids } }, NO_LIMIT, now).await
 }
 
-/// Settles the intents of documents that are about to be deleted, so that none of them is made anew.
+/// Settles the intents of jobs that are about to be deleted, so that none of them is made anew. `documents` have an `_id`,
+/// and those of the fields `unique`, `source` and `successor` that the job has.
 pub(crate) async fn settle_before_delete(db: &Db, documents: &[Document]) -> Result<()> {
-    for document in documents {
-        if let Ok(source) = document.get_document("source") {
-            clear_source(db, source, document).await?;
-        }
-        if document.contains_key("successor") {
-            // As it is now: one that was carried out since, has run and is gone must not be made again.
-            let id = document.get("_id").cloned();
-            let query = doc! { "_id": id, "successor._id": { "$exists": true } };
-            carry_out_found(db, query, db.now().await?).await?;
-        }
+    // Not by what the job names as its source: it may have come another way than by an intent that stands all the same.
+    let superseding = documents.iter().filter(|document| codec::supersedes(document));
+    let superseding: Vec<Bson> = superseding.filter_map(|d| d.get("_id").cloned()).collect();
+    carry_out_earlier(db, &superseding, db.now().await?).await?;
+    let sources = documents.iter().filter_map(|document| document.get_document("source").ok());
+    let schedules: BTreeSet<&str> =
+        sources.filter_map(|source| source.get_str("schedule").ok()).collect();
+    for schedule in schedules {
+        schedule::carry_out_pending(db, schedule).await?;
+    }
+    for document in documents.iter().filter(|document| document.contains_key("successor")) {
+        // As it is now: one that was carried out since, has run and is gone must not be made again.
+        let id = document.get("_id").cloned();
+        let query = doc! { "_id": id, "successor._id": { "$exists": true } };
+        carry_out_found(db, query, NO_LIMIT, db.now().await?).await?;
     }
     Ok(())
-}
-
-async fn clear_source(db: &Db, source: &Document, document: &Document) -> Result<()> {
-    if source.has("job") {
-        let id = document.get("_id").cloned();
-        let query = doc! { "_id": source.get("job").cloned(), "successor._id": id };
-        carry_out_found(db, query, db.now().await?).await?;
-    }
-    match source.has("schedule") {
-        true => schedule::carry_out_pending(db, source.text("schedule")?).await,
-        false => Ok(()),
-    }
 }
 
 /// Deletes jobs that completed and are not kept, unless they have moved on. Which of them this call deleted. One trip, and a
@@ -200,12 +241,8 @@ pub(crate) async fn drop_unmoved(db: &Db, doomed: &[&Stored]) -> Result<HashSet<
     if doomed.is_empty() {
         return Ok(HashSet::new());
     }
-    for stored in doomed {
-        if let Some(source) = &stored.source {
-            let document = doc! { "_id": codec::job_id(&stored.row.id) };
-            clear_source(db, source, &document).await?;
-        }
-    }
+    let made: Vec<Document> = doomed.iter().map(|stored| codec::origin(stored)).collect();
+    settle_before_delete(db, &made).await?;
     let deletes: Vec<Document> =
         doomed.iter().map(|stored| doc! { "q": cas::unmoved(stored), "limit": 1 }).collect();
     let deleted = reply::delete(db, deletes).await?;

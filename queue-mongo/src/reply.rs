@@ -1,12 +1,16 @@
 //! What the server answers to a command with many statements.
 
+use std::sync::atomic::Ordering;
+
 use mongodb::bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc};
 use queue_core::Result;
 
 use crate::{
     codec::Read as _,
     connect::{Db, JOBS},
-    error::{Call, corrupt, from_concern, from_driver, from_statement, is_write_conflict},
+    error::{
+        Call, DUPLICATE, corrupt, from_concern, from_driver, from_statement, is_write_conflict,
+    },
 };
 
 /// How often a command is sent that the server gives up because of another writer.
@@ -31,21 +35,44 @@ pub(crate) fn bound(command: &mut Document, limit: std::time::Duration) {
 /// Runs a writing command and gives the statements that failed.
 pub(crate) async fn run(db: &Db, mut command: Document) -> Result<Vec<Failed>> {
     command.insert("ordered", false);
+    match send(db, command).await {
+        Ok(reply) => read(&RawDocumentBuf::try_from(&reply).map_err(corrupt)?),
+        // The server cuts long keys in its messages between two bytes of a character; the driver refuses the whole reply
+        // then, and hands it over.
+        Err(error) => match error.server_response().map(|reply| reply.as_ref()) {
+            Some(reply) if is_done(reply) => read(reply),
+            _ => Err(from_driver(Call::Write, error)),
+        },
+    }
+}
+
+/// Runs a pipeline that ends by inserting one document. What it met there, if that was taken.
+pub(crate) async fn merge(db: &Db, pipeline: Document) -> Result<Option<Failed>> {
+    let error = match send(db, pipeline).await {
+        Ok(reply) => {
+            db.writes.fetch_add(1, Ordering::Relaxed);
+            let failed = read(&RawDocumentBuf::try_from(&reply).map_err(corrupt)?)?;
+            return Ok(failed.into_iter().next());
+        }
+        Err(error) => error,
+    };
+    match error.server_response().map(|reply| reply.as_ref()) {
+        Some(reply) if reply.get_i32("code").is_ok_and(|code| code == DUPLICATE) => {
+            read_failed(reply).map(Some)
+        }
+        _ => Err(from_driver(Call::Write, error)),
+    }
+}
+
+/// Sends a writing command until it is not given up because of another writer.
+async fn send(db: &Db, mut command: Document) -> Result<Document, mongodb::error::Error> {
     command.insert("writeConcern", doc! { "w": "majority", "j": true });
     let mut attempt = 0;
     loop {
         attempt += 1;
         match db.database.run_command(command.clone()).await {
-            Ok(reply) => return read(&RawDocumentBuf::try_from(&reply).map_err(corrupt)?),
             Err(error) if is_write_conflict(&error) && attempt < ATTEMPTS => pause(attempt).await,
-            Err(error) => {
-                // The server cuts long keys in its messages between two bytes of a character; the driver refuses the whole
-                // reply then, and hands it over.
-                return match error.server_response().map(|reply| reply.as_ref()) {
-                    Some(reply) if is_done(reply) => read(reply),
-                    _ => Err(from_driver(Call::Write, error)),
-                };
-            }
+            sent => return sent,
         }
     }
 }
@@ -84,7 +111,6 @@ fn is_done(reply: &RawDocument) -> bool {
 }
 
 fn read(reply: &RawDocument) -> Result<Vec<Failed>> {
-    let message = |from: &RawDocument| from.get_str("errmsg").unwrap_or_default().to_owned();
     if let Ok(concern) = reply.get_document("writeConcernError") {
         return Err(from_concern(concern.get_i32("code").unwrap_or(0), &message(concern)));
     }
@@ -93,17 +119,26 @@ fn read(reply: &RawDocument) -> Result<Vec<Failed>> {
     for error in errors {
         let error = error.map_err(corrupt)?;
         let error = error.as_document().ok_or_else(|| corrupt("a write error"))?;
-        let index = error.get_i32("index").map_err(corrupt)?;
-        let pattern = error.get_document("keyPattern").ok();
-        let key = pattern.and_then(|pattern| pattern.iter().next()?.ok());
-        failed.push(Failed {
-            index: usize::try_from(index).map_err(corrupt)?,
-            code: error.get_i32("code").map_err(corrupt)?,
-            message: message(error),
-            key: key.map(|(name, _)| name.to_string()),
-        });
+        failed.push(read_failed(error)?);
     }
     Ok(failed)
+}
+
+/// One statement of many, or a command that is one.
+fn read_failed(error: &RawDocument) -> Result<Failed> {
+    let index = error.get_i32("index").unwrap_or(0);
+    let pattern = error.get_document("keyPattern").ok();
+    let key = pattern.and_then(|pattern| pattern.iter().next()?.ok());
+    Ok(Failed {
+        index: usize::try_from(index).map_err(corrupt)?,
+        code: error.get_i32("code").map_err(corrupt)?,
+        message: message(error),
+        key: key.map(|(name, _)| name.to_string()),
+    })
+}
+
+fn message(of: &RawDocument) -> String {
+    of.get_str("errmsg").unwrap_or_default().to_owned()
 }
 
 /// Lets other writers go first, longer each time.

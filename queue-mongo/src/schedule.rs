@@ -14,9 +14,11 @@ use crate::{
     StopAfter,
     cas::ROUNDS,
     codec::{self, Read as _},
-    connect::Db,
+    connect::{Db, SCHEDULES},
     error::{Call, DUPLICATE, code_of, contention, corrupt, from_driver},
-    insert, reply,
+    insert::{self, Source},
+    intent::Intent,
+    reply,
 };
 
 fn failed(error: mongodb::error::Error) -> queue_core::Error {
@@ -140,7 +142,11 @@ async fn finish(db: &Db, taken: &Document) -> Result<(Fired, bool)> {
     let fired = match &job {
         None => Fired::Skipped(None),
         Some(job) => {
-            let source = doc! { "schedule": name };
+            let stands = doc! { "_id": name, "rev": taken.int("rev")? };
+            let source = Source {
+                document: doc! { "schedule": name },
+                intent: Intent { collection: SCHEDULES, stands },
+            };
             match insert::insert_one(db, job, Some(source), pending.time("at")?).await? {
                 Inserted::New(id) => Fired::Enqueued(id),
                 Inserted::Existing(id) if id == job.id && is_ours(db, &id).await? => {
@@ -181,10 +187,22 @@ async fn finished_by_another(db: &Db, fire: &Fire, found: Fired) -> Result<Fired
     if is_ours(db, &job.id).await? {
         return Ok(Fired::Enqueued(job.id));
     }
-    // The other one may have enqueued it, and it has run and is deleted.
     let known = db.schedules.find_one(doc! { "_id": &fire.schedule }).await.map_err(failed)?;
-    let last = known.and_then(|known| known.get("last_job").cloned());
-    Ok(if last == Some(codec::job_id(&job.id)) { Fired::Enqueued(job.id) } else { found })
+    let Some(known) = known else { return Ok(found) };
+    // The other one may have enqueued it, and it has run and is deleted.
+    if known.get("last_job") == Some(&codec::job_id(&job.id)) {
+        return Ok(Fired::Enqueued(job.id));
+    }
+    match (&found, &job.unique) {
+        // This call came too late to insert anything; the other one met whoever holds the key.
+        (Fired::Enqueued(_), Some(unique)) if known.time("last_slot")? == fire.slot => {
+            let holder = db.jobs.find_one(doc! { "held_key": &unique.key });
+            let holder = holder.projection(doc! { "_id": 1 }).await.map_err(failed)?;
+            let holder = holder.map(|holder| holder.id("_id")).transpose()?;
+            Ok(Fired::Skipped(holder.map(JobId::from_uuid)))
+        }
+        _ => Ok(found),
+    }
 }
 
 /// Whether a job was inserted for its schedule. One that was is deleted only after its slot has been counted.

@@ -65,11 +65,8 @@ pub(crate) async fn update_in(
                 (ack, done.map_err(failed)?.matched_count)
             }
             Decided::Drop(ack) => {
-                if let Some(source) = &stored.source {
-                    // Harmless if the transaction comes to nothing: the job is there.
-                    let made = doc! { "_id": codec::job_id(&update.id), "source": source };
-                    intent::settle_before_delete(db, &[made]).await?;
-                }
+                // Harmless if the transaction comes to nothing: the job is there.
+                intent::settle_before_delete(db, &[codec::origin(stored)]).await?;
                 let gone = jobs.delete_one(cas::unmoved(stored)).session(&mut *session).await;
                 if let Some(lane) = &stored.row.control.lane {
                     claim::mark_in(session, db, &lane.key).await?;
