@@ -178,6 +178,8 @@ switches! {
         "A call of the store is waited for as long as it takes.";
     ListensOnce: "56", "stalls::memory::hints_are_listened_to_again_when_their_stream_ends",
         "A stream of hints that ended is not replaced.";
+    DeafToItself: "10", "serving::memory::an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints",
+        "An idle worker of a store without hints only polls, also for what its own process enqueues.";
     LoopsEndForGood: "56", "stalls::memory::a_look_for_expired_leases_that_never_ends_is_made_again",
         "A loop of the engine that stalled is not begun anew.";
     LeasesTogether: "56", "stalls::memory::a_lease_that_cannot_be_renewed_takes_no_other_with_it",

@@ -60,6 +60,6 @@ impl Queue {
         filter: JobFilter,
         change: BulkChange,
     ) -> Result<BulkOutcome> {
-        self.io().call(|store| async move { store.update_where(&filter, &change).await }).await
+        self.io().change(|store| async move { store.update_where(&filter, &change).await }).await
     }
 }

@@ -19,7 +19,7 @@ impl Queue {
     /// store. After [`Effect::Unknown`](queue_core::Effect) the change may have been made: read the job before it is tried again.
     pub async fn update(&self, id: JobId, version: Version, patch: JobPatch) -> Result<Outcome> {
         let guard = if broken!(EditUnguarded) { Guard::None } else { Guard::Version(version) };
-        self.io().call(move |store| async move { store.update_one(id, guard, patch).await }).await
+        self.io().change(move |store| async move { store.update_one(id, guard, patch).await }).await
     }
 
     /// Reads a job (without its log) and makes the change that follows from it, without losing anybody else's: the change is made

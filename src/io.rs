@@ -11,7 +11,7 @@ use futures::{FutureExt, StreamExt};
 use queue_core::{Clock, Effect, Error, ErrorKind, JobStore, Result};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::Notify,
+    sync::{Notify, watch},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -26,6 +26,8 @@ pub(crate) struct Io {
     store: Arc<dyn JobStore>,
     runtime: Arc<Background>,
     clock: Clock,
+    /// What this process has written that may make a job due, for stores that do not hint.
+    own: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -93,8 +95,8 @@ impl Drop for Background {
 }
 
 impl Io {
-    pub(crate) const fn new(store: Arc<dyn JobStore>, runtime: Arc<Background>) -> Self {
-        Io { store, runtime, clock: Clock::system() }
+    pub(crate) fn new(store: Arc<dyn JobStore>, runtime: Arc<Background>) -> Self {
+        Io { store, runtime, clock: Clock::system(), own: watch::Sender::new(()) }
     }
 
     pub(crate) fn with_clock(&self, clock: Clock) -> Self {
@@ -125,17 +127,39 @@ impl Io {
         self.runtime.run(call(self.store.clone())).await
     }
 
+    /// As [`call`](Self::call), for writes that may make a job due: idle workers of this process look for it, also where the store
+    /// gives no hints.
+    pub(crate) async fn change<T, F, Fut>(&self, call: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(Arc<dyn JobStore>) -> Fut,
+        Fut: Future<Output = Result<T>> + Send + 'static,
+    {
+        let changed = self.call(call).await;
+        // Whatever the answer: a write that reports an error may have been made.
+        if self.is_blind() && !broken!(DeafToItself) {
+            self.own.send_replace(());
+        }
+        changed
+    }
+
+    /// Whether the store gives no hints.
+    pub(crate) fn is_blind(&self) -> bool {
+        self.store.info().capabilities.wakeups.is_none()
+    }
+
     /// Notifies a worker of the store's hints, until the guard is dropped. Where the store's stream of them ends, another one
     /// is taken.
     pub(crate) fn hints(&self, worker: Arc<str>) -> (Arc<Notify>, DropGuard) {
         let (hints, over) = (Arc::new(Notify::new()), CancellationToken::new());
         if let Some(handle) = self.handle() {
-            let (store, hints) = (self.store.clone(), hints.clone());
+            let (store, hints, own) = (self.store.clone(), hints.clone(), self.own.subscribe());
             let who = Who { worker, does: "listens for the store's hints" };
             let begun = AtomicBool::new(false);
             // It waits for a hint as long as it takes.
             supervise(handle, who, Duration::MAX, over.clone(), move |_| {
-                listen(store.clone(), hints.clone(), begun.swap(true, Ordering::SeqCst))
+                let again = begun.swap(true, Ordering::SeqCst);
+                listen(store.clone(), hints.clone(), own.clone(), again)
             });
         }
         (hints, over.drop_guard())
@@ -147,13 +171,22 @@ impl Io {
     }
 }
 
-async fn listen(store: Arc<dyn JobStore>, hints: Arc<Notify>, again: bool) -> End {
+async fn listen(
+    store: Arc<dyn JobStore>,
+    hints: Arc<Notify>,
+    mut own: watch::Receiver<()>,
+    again: bool,
+) -> End {
     let mut wakeups = store.wakeups();
     if again {
         // What was hinted at between the two streams was not heard.
         hints.notify_one();
     }
-    while wakeups.next().await.is_some() {
+    loop {
+        tokio::select! {
+            hint = wakeups.next() => if hint.is_none() { break },
+            Ok(()) = own.changed() => {}
+        }
         hints.notify_one();
     }
     if broken!(ListensOnce) { End::Done } else { End::CutOff }

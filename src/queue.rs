@@ -92,7 +92,7 @@ impl Queue {
     /// `Invalid` or `TooLarge` for any of them, and then none is enqueued; trouble with the store.
     pub async fn insert(&self, jobs: Vec<NewJob>) -> Result<Vec<Inserted>> {
         let call = |store: Arc<dyn JobStore>| async move { repeated(|| store.insert(&jobs)).await };
-        self.0.call(call).await
+        self.0.change(call).await
     }
 
     /// A handle on a job of this task that was enqueued before.
@@ -169,7 +169,7 @@ impl Queue {
     /// # Errors
     /// Trouble with the store.
     pub async fn resume(&self, queue: QueueName) -> Result<()> {
-        self.0.call(|store| async move { store.resume(&queue).await }).await
+        self.0.change(|store| async move { store.resume(&queue).await }).await
     }
 }
 

@@ -274,7 +274,7 @@ impl Scheduler {
         let unheard = AtomicBool::new(false);
         let fired = repeated(|| async {
             let again = fire.clone();
-            let call = self.queue.io().call(|store| async move { store.fire(&again).await });
+            let call = self.queue.io().change(|store| async move { store.fire(&again).await });
             self.ask(call).await.inspect_err(|error| {
                 unheard.fetch_or(error.effect() == Effect::Unknown, Ordering::SeqCst);
             })

@@ -93,7 +93,7 @@ impl Worker {
         let mut watched = watch(io.handle(), worker.clone(), patience);
         // Without hints from the store, what this worker itself has just freed or put back would be
         // found by polling only.
-        let blind = io.store().info().capabilities.wakeups.is_none();
+        let blind = io.is_blind();
         let stop = CancellationToken::new();
         let mut running: Running = FuturesUnordered::new();
         let mut plan = Plan::new();

@@ -587,6 +587,7 @@ async fn a_step_that_cancels_the_job_is_final_whatever_the_body_makes_of_it(scen
 async fn a_cancel_from_inside_counts_although_the_worker_stops(scene: Scene) {
     let docs = Docs::default();
     let worker = Worker::new(scene.queue.clone())
+        .grace(TICK)
         .state(docs.clone())
         .task(|_: Simple, ctx: queue::JobCtx, State(docs): State<Docs>| async move {
             docs.write("begun");

@@ -7,7 +7,7 @@ use queue::{JobResult, JobState, Pass, State, Summary, Task, TaskError, TaskResu
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::scene::{Docs, Scene, eventually};
+use crate::scene::{Docs, Scene, eventually, patience};
 
 crate::on_every_store!(
     a_run_ends_although_the_body_leaves_a_running_step_alone,
@@ -95,7 +95,7 @@ async fn pass(scene: &Scene, stage: &Stage, meanwhile: impl Future<Output = ()>)
         .lease(Duration::from_millis(600))
         .build()
         .unwrap();
-    let run = tokio::time::timeout(Duration::from_secs(30), worker.run(Pass::new()));
+    let run = tokio::time::timeout(patience(), worker.run(Pass::new()));
     let (summary, ()) = tokio::join!(run, meanwhile);
     summary.expect("the run ends").unwrap()
 }

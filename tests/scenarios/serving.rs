@@ -10,7 +10,7 @@ use queue::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::scene::{Docs, Fault, Scene, eventually};
+use crate::scene::{Docs, Fault, Scene, eventually, patience};
 
 crate::on_every_store!(
     e22_a_worker_goes_on_after_the_store_failed,
@@ -18,6 +18,7 @@ crate::on_every_store!(
     an_enqueue_that_was_not_written_is_not_acknowledged,
     two_workers_run_every_job_once,
     an_idle_worker_runs_what_is_enqueued_later,
+    an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints,
     a_paused_queue_rests_until_it_is_resumed,
     a_lane_is_never_exceeded_and_always_used,
     delayed_jobs_run_when_they_fall_due,
@@ -146,6 +147,30 @@ async fn an_idle_worker_runs_what_is_enqueued_later(scene: Scene) {
     })
     .await;
     assert_eq!(docs.all(), ["1", "2", "3", "4", "5"]);
+}
+
+async fn an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints(scene: Scene) {
+    const TIMES: usize = 8;
+    scene.trips.blind();
+    let (docs, rests) = (Docs::default(), QueueName::new("rests").unwrap());
+    let worker = worker(scene.queue.clone(), &docs).all_queues().build().unwrap();
+    let hears = while_serving(worker, async {
+        for _ in 0..TIMES {
+            // Until it has asked once more, or it might not have to hear anything.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let note = scene.queue.enqueue(Note("enqueued".into())).await.unwrap();
+            note.output().await.unwrap();
+            let note = Note("resumed".into());
+            scene.queue.pause(rests.clone()).await.unwrap();
+            let note = scene.queue.enqueue(note).queue(rests.clone()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            scene.queue.resume(rests.clone()).await.unwrap();
+            note.output().await.unwrap();
+        }
+    });
+    // Asking every five seconds is too slow for any of them.
+    tokio::time::timeout(patience(), hears).await.expect("it polls");
+    assert_eq!((docs.count("enqueued"), docs.count("resumed")), (TIMES, TIMES));
 }
 
 async fn a_paused_queue_rests_until_it_is_resumed(scene: Scene) {

@@ -148,6 +148,9 @@ pub const RULES: &[Rule] = &[
             EveryStore("passes::a_job_is_due_at_its_very_instant"),
             EveryStore("serving::delayed_jobs_run_when_they_fall_due"),
             EveryStore("editing::a_woken_job_is_due_at_once"),
+            EveryStore(
+                "serving::an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints",
+            ),
         ],
     },
     Rule {

@@ -38,6 +38,7 @@ pub struct Trips {
     late: Mutex<BTreeMap<&'static str, Duration>>,
     /// Whether the store gives no hints.
     silent: AtomicBool,
+    blind: AtomicBool,
     /// Whether no call reaches the store.
     down: AtomicBool,
     /// Which calls wait until they are let go on.
@@ -104,6 +105,11 @@ impl Trips {
     /// How many log entries were sent in all.
     pub fn entries(&self) -> usize {
         self.entries.load(Ordering::SeqCst)
+    }
+
+    /// The store gives no hints, and says so.
+    pub fn blind(&self) {
+        self.blind.store(true, Ordering::SeqCst);
     }
 
     /// Makes the next calls fail before they reach the store.
@@ -258,7 +264,11 @@ pub struct Counting {
 #[async_trait]
 impl RunOp for Counting {
     fn info(&self) -> StoreInfo {
-        self.store.info()
+        let mut info = self.store.info();
+        if self.trips.blind.load(Ordering::SeqCst) {
+            info.capabilities.wakeups = None;
+        }
+        info
     }
 
     async fn ping(&self) -> queue::Result<Timestamp> {
@@ -273,6 +283,7 @@ impl RunOp for Counting {
         match trips.cut.fetch_update(Ordering::SeqCst, Ordering::SeqCst, left) {
             Ok(1) => Box::pin(futures::stream::poll_fn(|_| panic!("as the test told it to"))),
             Ok(_) => Box::pin(futures::stream::empty()),
+            Err(_) if trips.blind.load(Ordering::SeqCst) => Box::pin(futures::stream::pending()),
             Err(_) if trips.silent.load(Ordering::SeqCst) => Box::pin(futures::stream::pending()),
             Err(_) => self.store.wakeups(),
         }
