@@ -162,6 +162,11 @@ impl<T: DynTask> DynTask for Guarded<T> {
         self.task.options()
     }
 
+    fn check_input(&self, input: &Payload) -> queue_core::Result<()> {
+        self.schema.check(input)?;
+        self.task.check_input(input)
+    }
+
     fn call(&self, ctx: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {
         match self.schema.check(&input) {
             Ok(()) => self.task.call(ctx, input),
@@ -248,20 +253,45 @@ mod tests {
         assert_eq!(inserted.len(), 2);
     }
 
-    #[tokio::test]
-    async fn a_worker_fails_what_does_not_fit_for_good_and_runs_the_rest() {
-        struct Echo;
-        impl DynTask for Echo {
-            fn name(&self) -> &'static str {
-                "mail"
-            }
-            fn options(&self) -> TaskOptions {
-                TaskOptions::new().retries(5)
-            }
-            fn call(&self, _: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {
-                async move { Ok(input) }.boxed()
+    struct Echo;
+
+    impl DynTask for Echo {
+        fn name(&self) -> &'static str {
+            "mail"
+        }
+
+        fn options(&self) -> TaskOptions {
+            TaskOptions::new().retries(5)
+        }
+
+        fn check_input(&self, input: &Payload) -> queue_core::Result<()> {
+            match input.as_str().contains("nobody") {
+                true => Err(queue_core::Error::invalid("mail to nobody")),
+                false => Ok(()),
             }
         }
+
+        fn call(&self, _: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {
+            async move { Ok(input) }.boxed()
+        }
+    }
+
+    #[test]
+    fn a_schedule_of_a_guarded_task_is_refused_where_its_input_does_not_fit() {
+        let built = |input: &str| {
+            let input = Payload::from_text(input).unwrap();
+            let schedule = crate::Schedule::cron_dyn("0 * * * *", "mail", input);
+            let worker = Worker::new(queue()).dyn_task(mail().guarding(Echo));
+            worker.scheduled(schedule).build().map(drop).map_err(|error| error.to_string())
+        };
+        assert_eq!(built(FITS), Ok(()));
+        assert!(built(DOES_NOT).unwrap_err().contains("/to/1/email: "));
+        let refused = r#"{"to": [{"email": "nobody@example.org"}]}"#;
+        assert!(built(refused).unwrap_err().contains("mail to nobody"), "the task's own check");
+    }
+
+    #[tokio::test]
+    async fn a_worker_fails_what_does_not_fit_for_good_and_runs_the_rest() {
         let queue = queue();
         let jobs = vec![job(DOES_NOT), job(FITS)];
         let ids = [jobs[0].id, jobs[1].id];
