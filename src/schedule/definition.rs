@@ -43,6 +43,8 @@ pub struct Schedule {
     pub(super) expression: String,
     pub(super) zone: String,
     pub(super) name: Option<String>,
+    /// `None`: that of the task.
+    pub(super) queue: Option<QueueName>,
     pub(super) job: NewJob,
     pub(super) make: Make,
     pub(super) missed: Missed,
@@ -108,9 +110,9 @@ impl Schedule {
     }
 
     fn new<T: Task>(expression: String, make: Make) -> Self {
-        let mut job = NewJob::new(T::NAME, Payload::null());
-        job.queue = T::options().queue.unwrap_or_default();
-        Self::with(expression, job, make)
+        let mut schedule = Self::with(expression, NewJob::new(T::NAME, Payload::null()), make);
+        schedule.queue = T::options().queue;
+        schedule
     }
 
     fn with(expression: String, job: NewJob, make: Make) -> Self {
@@ -118,6 +120,7 @@ impl Schedule {
             expression,
             zone: "UTC".to_owned(),
             name: None,
+            queue: None,
             job,
             make,
             missed: Missed::default(),
@@ -147,7 +150,7 @@ impl Schedule {
     /// The queue of its jobs; that of the task when it is not called.
     #[must_use]
     pub fn queue(mut self, queue: QueueName) -> Self {
-        self.job.queue = queue;
+        self.queue = Some(queue);
         self
     }
 
@@ -226,7 +229,7 @@ impl fmt::Debug for Schedule {
             .field("zone", &self.zone)
             .field("name", &self.name)
             .field("kind", &self.job.kind)
-            .field("queue", &self.job.queue)
+            .field("queue", &self.queue)
             .finish_non_exhaustive()
     }
 }

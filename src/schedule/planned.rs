@@ -75,9 +75,13 @@ impl Planned {
         catalog: &Catalog,
         limits: &Capabilities,
     ) -> Result<Self, ScheduleFault> {
-        let Schedule { expression, zone, name, job, make, missed, overlap, .. } = schedule;
+        let Schedule { expression, zone, name, queue, mut job, make, missed, overlap, .. } =
+            schedule;
         let calendar = Calendar::read(&expression, &zone)?;
         let kind = job.kind.to_string();
+        let registered = catalog.get(&kind);
+        let of_task = || registered.and_then(|registered| registered.options.queue.clone());
+        job.queue = queue.or_else(of_task).unwrap_or_default();
         let named = name.unwrap_or_else(|| match broken!(SchedulesShareStatistics) {
             false => default_name(&kind, job.queue.as_str(), &calendar),
             true => default_name(&kind, "", &calendar),
@@ -85,7 +89,7 @@ impl Planned {
         if named.len() > MAX_SCHEDULE_BYTES || check_name("schedule", &named).is_err() {
             return Err(ScheduleFault::Name(named.len()));
         }
-        let Some(registered) = catalog.get(&kind) else {
+        let Some(registered) = registered else {
             return Err(ScheduleFault::UnknownKind { kind, known: catalog.known() });
         };
         let planned = Planned {

@@ -1,7 +1,7 @@
 //! Schedules: hooks, what is told of them, and which ones a worker refuses.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -9,9 +9,11 @@ use std::{
     time::Duration,
 };
 
+use futures::{FutureExt, future::BoxFuture};
 use queue::{
-    BuildError, JobFilter, JobId, JobQuery, MemoryStore, Overlap, Pass, Payload, Queue, Schedule,
-    ScheduleFault, SlotFate, SlotReport, Task, TaskError, Timestamp, Unique, Worker, WorkerBuilder,
+    BuildError, DynTask, JobCtx, JobFilter, JobId, JobQuery, MemoryStore, Overlap, Pass, Payload,
+    Queue, Schedule, ScheduleFault, SlotFate, SlotReport, Task, TaskError, TaskOptions, TaskResult,
+    Timestamp, Unique, Worker, WorkerBuilder,
 };
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,7 @@ crate::on_every_store_by_the_clock!(
     a_schedule_with_a_name_of_its_own_goes_on_when_its_expression_changes,
     the_input_may_be_made_of_the_slot,
     a_schedule_gives_its_jobs_queue_priority_and_labels,
+    the_queue_of_a_schedule_is_its_tasks_own_also_where_the_kind_is_known_at_run_time_only,
     an_input_that_does_not_fit_is_the_schedules_error_and_not_a_job,
     handling_costs_the_same_few_trips_whatever_the_number_of_schedules,
 );
@@ -274,6 +277,46 @@ async fn a_schedule_gives_its_jobs_queue_priority_and_labels(scene: Scene) {
     assert_eq!(of("bells").priority, 0, "the other is in the queue of its task");
     worker.drain(Pass::new()).await.unwrap();
     assert_eq!(count(&scene.queue, JobFilter::all()).await, 1, "one is deleted, one is kept");
+}
+
+async fn the_queue_of_a_schedule_is_its_tasks_own_also_where_the_kind_is_known_at_run_time_only(
+    scene: Scene,
+) {
+    struct Report;
+
+    impl DynTask for Report {
+        fn name(&self) -> &'static str {
+            "report"
+        }
+
+        fn options(&self) -> TaskOptions {
+            TaskOptions::new().queue(queue_name("reports"))
+        }
+
+        fn call(&self, _: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {
+            std::future::ready(Ok(input)).boxed()
+        }
+    }
+
+    let each_second = || {
+        let schedule = Schedule::cron_dyn("* * * * * *", "report", Payload::null());
+        schedule.overlap(Overlap::Allow)
+    };
+    let elsewhere = each_second().queue(queue_name("elsewhere"));
+    let worker = Worker::new(scene.queue.clone())
+        .queues([queue_name("reports"), queue_name("elsewhere")])
+        .dyn_task(Report)
+        .scheduled(each_second())
+        .scheduled(elsewhere)
+        .build()
+        .unwrap();
+    handle(&worker).await;
+    scene.clock.advance(SECOND);
+    assert_eq!(handle(&worker).await.queued.len(), 2);
+    let jobs = scene.queue.find(JobQuery::new(JobFilter::all())).await.unwrap().items;
+    let queues: BTreeSet<_> = jobs.iter().map(|job| job.queue.as_str()).collect();
+    assert_eq!(queues, BTreeSet::from(["elsewhere", "reports"]));
+    assert_eq!(worker.drain(Pass::new()).await.unwrap().succeeded(), 2);
 }
 
 async fn an_input_that_does_not_fit_is_the_schedules_error_and_not_a_job(scene: Scene) {
