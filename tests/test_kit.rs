@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use queue::{
-    Backoff, JobCtx, JobFilter, State, Task, TaskError, TaskResult, Wf, Worker,
+    Backoff, JobCtx, JobFilter, Lane, State, Task, TaskError, TaskResult, Wf, Worker,
     testing::{Failure, TestKit},
 };
 use serde::{Deserialize, Serialize};
@@ -158,6 +158,72 @@ async fn jobs_that_no_handler_takes_are_an_error_that_names_them() {
     kit.queue().enqueue(Mail { to: "ada".into() }).await.unwrap();
     let error = kit.drain_all(&worker).await.unwrap_err().to_string();
     assert!(error.contains("does not take them") && error.contains("\"mail\""), "{error}");
+}
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "laned", lane = Laned::lane)]
+struct Laned {
+    number: u32,
+}
+
+impl Laned {
+    fn lane(&self) -> Lane {
+        Lane::new(format!("lane {}", self.number % 2))
+    }
+}
+
+#[tokio::test]
+async fn the_clock_moves_to_the_end_of_a_lease_also_where_others_wait_for_its_lane() {
+    let kit = TestKit::new().unwrap();
+    let ran = Ran::default();
+    let work = |_: Laned, State(ran): State<Ran>| async move {
+        ran.lock().unwrap().push("laned");
+        TaskResult::Ok(())
+    };
+    let worker = kit.worker().state(ran.clone()).task(work).lease(LEASE).build().unwrap();
+    kit.failures().task("laned", Failure::crash_before().times(1));
+    let (first, second) = (Laned { number: 1 }, Laned { number: 3 });
+    let first = kit.queue().enqueue(first).await.unwrap();
+    let second = kit.queue().enqueue(second).await.unwrap();
+    kit.drain_all(&worker).await.unwrap();
+    let crashes = async |id| kit.assert_completed(id).await.crashes;
+    assert_eq!((crashes(first.id()).await, crashes(second.id()).await), (1, 0));
+    assert_eq!(ran.lock().unwrap().len(), 2);
+}
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "endless")]
+struct Endless;
+
+#[tokio::test]
+async fn jobs_that_enqueue_others_for_ever_are_an_error() {
+    let kit = TestKit::new().unwrap();
+    let again = |_: Endless, ctx: JobCtx| async move {
+        ctx.queue().enqueue(Endless).delete_on_complete().await?;
+        TaskResult::Ok(())
+    };
+    let worker = kit.worker().task(again).build().unwrap();
+    kit.queue().enqueue(Endless).delete_on_complete().await.unwrap();
+    for drained in [kit.drain(&worker).await, kit.drain_all(&worker).await] {
+        let error = drained.unwrap_err();
+        assert_eq!(error.kind(), queue::ErrorKind::Timeout);
+        assert!(error.to_string().contains("\"endless\""), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_cancels_does_so() {
+    let (kit, worker, ran) = kit();
+    let cancel = || Failure::error(TaskError::cancel("not today")).times(1);
+    kit.failures().task("mail", cancel());
+    kit.failures().step("account", cancel());
+    let task = kit.queue().enqueue(Mail { to: "ada".into() }).await.unwrap().id();
+    let workflow = kit.queue().enqueue(ada()).await.unwrap().id();
+    kit.drain_all(&worker).await.unwrap();
+    for job in [task, workflow] {
+        assert_eq!(kit.assert_cancelled(job).await, "not today");
+    }
+    assert!(ran.lock().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -28,6 +28,8 @@ enum Severity {
     /// The budget of the step decides.
     Retried,
     Fatal,
+    /// It is no failure: the job is cancelled.
+    Cancel,
 }
 
 /// When a worker dies.
@@ -40,9 +42,13 @@ enum Moment {
 
 impl Failure {
     /// The step does not run, and fails with this error. The budget of its retries counts, unless the error is
-    /// [fatal](TaskError::fatal).
+    /// [fatal](TaskError::fatal). One that [cancels](TaskError::cancel) does so.
     pub fn error(error: TaskError) -> Self {
-        let severity = if error.is_fatal() { Severity::Fatal } else { Severity::Retried };
+        let severity = match error.job_error() {
+            cancel if cancel.cancelled => Severity::Cancel,
+            _ if error.is_fatal() => Severity::Fatal,
+            _ => Severity::Retried,
+        };
         Self::new(What::Error(error.job_error(), severity))
     }
 
@@ -146,6 +152,9 @@ impl Failures {
             *left -= 1;
         }
         Some(match failure.what.clone() {
+            What::Error(error, Severity::Cancel) => {
+                Injected::Error(TaskError::cancel(error.message))
+            }
             What::Error(error, severity) => {
                 Injected::Error(TaskError::from_stored(error, severity == Severity::Fatal))
             }
