@@ -179,6 +179,8 @@ async fn a_stopped_worker_that_wakes_changes_nothing(scene: Scene, size: Size) {
     };
     let found: Vec<Found> = stream::iter(0..rounds).map(round).buffered(at_once).collect().await;
     let sum = |count: fn(&Found) -> usize| found.iter().map(count).sum::<usize>();
+    // The line of each handler, and the settlement of the task; fewer where the renewal of its leases told it first.
+    assert!(sum(|found| found.wrote) >= rounds, "the engine hardly wrote anything");
     report(&format!(
         "{}: {rounds} rounds in {:.1?}: {} writes by handlers and {} by the engine after waking, all fenced; {} processes \
          were first stopped while they kept all others from writing",
@@ -304,7 +306,5 @@ fn check_fenced(said: &[Said], woken: u64, ids: &[JobId]) -> (usize, usize) {
     all.sort();
     assert_eq!(lost, all);
     assert_eq!(tried, 2 * Attempt::ALL.len(), "each handler tried everything");
-    // At least the line of each handler and the settlement of the task.
-    assert!(wrote >= 3, "the engine made {wrote} writes");
     (tried, wrote)
 }

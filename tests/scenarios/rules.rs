@@ -49,7 +49,10 @@ fn missing(place: &Where, tests: &BTreeSet<(String, String)>) -> Option<String> 
 
 fn shown(place: &Where) -> String {
     match place {
-        Where::EveryStore(test) | Where::EveryDatabase(test) => format!("`{test}`"),
+        Where::EveryStore(test) => format!("`{test}`"),
+        Where::EveryDatabase(test) => {
+            format!("`{test}` on SQLite, PostgreSQL and MongoDB, with processes of its own")
+        }
         Where::Property(id) => format!("[{id}](conformance.md)"),
         Where::File(file, test) => format!("`{test}` in [{file}](../{file})"),
     }
