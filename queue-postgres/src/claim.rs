@@ -361,8 +361,10 @@ async fn claim_by_looking(
             Ok(jobs) if jobs.len() >= request.limit.get() as usize => {
                 return Ok(Claimed::new(jobs, None));
             }
-            // Rivals were at some of them.
-            Ok(jobs) if jobs.len() < picked.len() => return Ok(Claimed::new(jobs, Some(now))),
+            // Rivals were at some of them, or of those before them.
+            Ok(jobs) if jobs.len() < picked.len() || !passed.is_empty() => {
+                return Ok(Claimed::new(jobs, Some(now)));
+            }
             Ok(jobs) => {
                 let lease = jobs.iter().filter_map(|job| job.lease_until).min();
                 let due = [later, lease].into_iter().flatten().min();

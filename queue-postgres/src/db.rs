@@ -1,6 +1,9 @@
 //! Running statements.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use queue_core::{Clock, Effect, Error, ErrorKind, Result};
 use sqlx::{
@@ -78,62 +81,83 @@ impl Db {
         text: &Arc<str>,
         args: impl Fn() -> Args,
     ) -> Result<Vec<PgRow>, sqlx::Error> {
-        let mut tried = 0;
+        let (mut tried, begun) = (0, Instant::now());
         loop {
-            tried += 1;
-            match self.once(pool, text, args()).await {
-                Err(error) if tried < TRIES && error::is_retriable(&error) => pause(tried).await,
+            #[cfg(test)]
+            let text = &crate::mutant_tests::mutated(self.mutation.as_deref(), text);
+            match once(pool, self.pooler, self.call_timeout, text, args()).await {
+                // Somebody has a row for longer: the connection was given back, and others had their turn.
+                Err(error)
+                    if error::is_lock_timeout(&error) && begun.elapsed() < self.call_timeout => {}
+                Err(error) if tried < TRIES && error::is_retriable(&error) => {
+                    tried += 1;
+                    pause(tried).await;
+                }
                 answer => return answer,
-            }
-        }
-    }
-
-    async fn once(
-        &self,
-        pool: &PgPool,
-        text: &Arc<str>,
-        args: Args,
-    ) -> Result<Vec<PgRow>, sqlx::Error> {
-        #[cfg(test)]
-        let text = &crate::mutant_tests::mutated(self.mutation.as_deref(), text);
-        let mut held = Held {
-            connection: Some(pool.acquire().await?),
-            pooler: self.pooler,
-            limit: self.call_timeout,
-        };
-        let Some(connection) = &mut held.connection else { return Err(sqlx::Error::PoolClosed) };
-        // The server gives up first, if it can, and says so: then nothing was changed.
-        let done = tokio::time::timeout(self.call_timeout * 5 / 4, async {
-            match self.pooler {
-                Pooler::None => {
-                    let query = sqlx::query_with(AssertSqlSafe(text.clone()), args.finish()?);
-                    query.fetch_all(&mut **connection).await
-                }
-                Pooler::Transaction => within_transaction(connection, text, args).await,
-            }
-        });
-        match done.await {
-            Ok(done) => {
-                if done.is_ok() {
-                    held.give_back();
-                }
-                done
-            }
-            Err(_) => {
-                held.end();
-                Err(error::no_answer(self.call_timeout))
             }
         }
     }
 }
 
-/// The driver parses and executes in two steps; only within a transaction do both reach the same server connection.
-async fn within_transaction(
-    connection: &mut PgConnection,
+/// Runs a statement once, on a connection of this pool, for at most so long.
+pub(crate) async fn once(
+    pool: &PgPool,
+    pooler: Pooler,
+    limit: Duration,
     text: &Arc<str>,
     args: Args,
 ) -> Result<Vec<PgRow>, sqlx::Error> {
-    let mut tx = connection.begin().await?;
+    let mut held = Held { connection: Some(pool.acquire().await?), pooler, limit };
+    let Some(connection) = &mut held.connection else { return Err(sqlx::Error::PoolClosed) };
+    // The server gives up first, if it can, and says so: then nothing was changed.
+    let done = tokio::time::timeout(limit.saturating_mul(5) / 4, async {
+        match pooler {
+            Pooler::None => {
+                let query = sqlx::query_with(AssertSqlSafe(text.clone()), args.finish()?);
+                query.fetch_all(&mut **connection).await
+            }
+            Pooler::Transaction => within_transaction(connection, limit, text, args).await,
+        }
+    });
+    match done.await {
+        Ok(done) => {
+            if done.is_ok() {
+                held.give_back();
+            }
+            done
+        }
+        Err(_) => {
+            held.end();
+            Err(error::no_answer(limit))
+        }
+    }
+}
+
+/// How long a statement waits for a row that somebody else has locked, before it gives its connection back and queues for it
+/// anew. A call that nobody waits for any more keeps its connection for no longer: a few jobs in long transactions would take
+/// all of them otherwise, and the leases of all the others would run out.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// The server's own limits for statements, in milliseconds. One that nobody waits for any more must not be made later, beside
+/// its repeat: two claims with one token, both waiting for a lock, took twice the limit when it was released.
+pub(crate) fn limits(call_timeout: Duration) -> [(&'static str, String); 2] {
+    let millis = |limit: Duration| limit.as_millis().clamp(1, i32::MAX as u128).to_string();
+    [
+        ("statement_timeout", millis(call_timeout)),
+        ("lock_timeout", millis(LOCK_WAIT.min(call_timeout))),
+    ]
+}
+
+/// The driver parses and executes in two steps; only within a transaction do both reach the same server connection.
+async fn within_transaction(
+    connection: &mut PgConnection,
+    limit: Duration,
+    text: &Arc<str>,
+    args: Args,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let limits = limits(limit).map(|(name, value)| format!("SET LOCAL {name} = {value}"));
+    let begin = format!("BEGIN; {}", limits.join("; "));
+    let mut tx = connection.begin_with(AssertSqlSafe(begin)).await?;
     let rows = on(&mut tx, text, args).await?;
     tx.commit().await?;
     Ok(rows)

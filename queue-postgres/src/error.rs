@@ -127,6 +127,11 @@ pub(crate) fn is_retriable(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether the statement waited too long for a lock. It has changed nothing.
+pub(crate) fn is_lock_timeout(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(reported) if reported.code().as_deref() == Some("55P03"))
+}
+
 /// Whether a unique index refused the statement.
 pub(crate) fn is_unique_violation(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(reported) if reported.code().as_deref() == Some("23505"))

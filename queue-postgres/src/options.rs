@@ -9,14 +9,18 @@ use crate::{PostgresStore, error::STORE};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Pooler {
-    /// None, or one that keeps a server connection for a whole session.
+    /// None, or one that keeps a server connection for a whole session and takes the settings that are sent with its first
+    /// message.
     #[default]
     None,
-    /// One that may change the server connection after each transaction, such as PgBouncer in transaction mode:
+    /// One that may change the server connection after each transaction or takes no settings, such as PgBouncer in any mode:
     /// nothing is prepared beyond a transaction, and there are no wake-ups unless
     /// [`PostgresOptions::listen_on`] names a server to hear them from.
     Transaction,
 }
+
+/// The longest time that the server takes for a limit.
+const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// How to open a [`PostgresStore`].
 ///
@@ -160,23 +164,25 @@ impl PostgresOptions {
         self
     }
 
-    /// Waits so long for a connection; then the call fails with `Unavailable` and has changed nothing.
+    /// Waits so long for a connection, at most 24 days; then the call fails with `Unavailable` and has changed nothing.
     #[must_use]
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
-        self.acquire_timeout = timeout;
+        self.acquire_timeout = timeout.min(LONGEST);
         self
     }
 
     /// Waits so long for the answer to a statement once there is a connection. Then the server ends it, and the call fails with
     /// `Timeout` and has changed nothing; if not even that is heard, for a quarter of the time more, the connection is closed
-    /// and its effect is `Effect::Unknown`. 30 seconds unless it is said. With [`Pooler::Transaction`] the server is told
-    /// nothing, and may be at work on the statement still.
+    /// and its effect is `Effect::Unknown`. 30 seconds unless it is said, at most 24 days.
+    ///
+    /// A statement that waits for a row which somebody else has locked gives its connection back every two seconds and
+    /// queues for the row anew, for about so long in all; then the call fails with `Contention` or `Timeout` and has changed nothing.
     ///
     /// It is what ends a call when the network swallows everything and tells nobody. A call is one statement, rarely a
     /// few; one that deletes or changes millions of jobs needs more time than that.
     #[must_use]
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.call_timeout = timeout;
+        self.call_timeout = timeout.min(LONGEST);
         self
     }
 

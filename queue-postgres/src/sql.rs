@@ -20,9 +20,9 @@ const LOG: &str = "LEFT JOIN LATERAL (
         FROM {s}.log l WHERE j.log_len > {after} AND l.job_id = j.id AND l.seq > {after}
     ) log ON true";
 
-/// What a claim sets.
+/// What a claim sets. Leases begin when their rows are locked: the updates that go with a claim may have waited for theirs.
 const CLAIMED: &str = "state = 1, attempt = j.attempt + 1, fence = j.fence + 1, nonce = {token}::uuid, \
-    version = j.version + 1, holder = {holder}, lease_until = least(t.now + {lease}::bigint, {max}), \
+    version = j.version + 1, holder = {holder}, lease_until = least({clock} + {lease}::bigint, {max}), \
     started_at = t.now, wake = false, \
     held_key = CASE WHEN j.unique_mode = 1 THEN NULL ELSE j.held_key END";
 
@@ -260,10 +260,7 @@ impl Sql {
         sql.fire = sql.expand(include_str!("sql/fire.sql"));
         sql.update = sql.expand(&format!("WITH {update}{}", include_str!("sql/update_answer.sql")));
         sql.heartbeat = ["SKIP LOCKED", ""].map(|waiting| {
-            // A lease begins when its row is locked.
-            let clock = NOW.replace("statement_timestamp", "clock_timestamp");
-            let text = include_str!("sql/heartbeat.sql").replace("{waiting}", waiting);
-            sql.expand(&text.replace("{clock}", &clock))
+            sql.expand(&include_str!("sql/heartbeat.sql").replace("{waiting}", waiting))
         });
         sql.reap = sql.expand(include_str!("sql/reap.sql"));
         sql.get =
@@ -325,6 +322,7 @@ impl Sql {
         let text = without_comments(text);
         text.replace("{job}", JOB)
             .replace("{now}", NOW)
+            .replace("{clock}", &NOW.replace("statement_timestamp", "clock_timestamp"))
             .replace("{max}", &Timestamp::MAX.as_micros().to_string())
             .replace("{paused}", queue_core::PAUSED_QUEUE)
             .replace("{seed}", &seed)

@@ -93,6 +93,9 @@ impl PostgresStore {
     /// "Now" is the moment of the call, not the beginning of the transaction. No wake-up is sent, since the commit is still to
     /// come: call [`PostgresStore::announce`] after it, or leave the jobs to be found by polling.
     ///
+    /// Keep a transaction that inserts jobs with unique keys short: until it ends, others that insert such jobs wait, for
+    /// the same keys and for some of the others, up to `call_timeout`.
+    ///
     /// # Errors
     /// As [`JobStore::insert`]. After an error that the server reported, the transaction can only be rolled back.
     pub async fn insert_in(

@@ -3,10 +3,10 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use crate::options::Pooler;
+use crate::{args::Args, db, options::Pooler};
 use queue_core::{QueueName, Wakeup};
 use sqlx::{
-    AssertSqlSafe, PgPool,
+    PgPool,
     postgres::{PgConnectOptions, PgListener},
 };
 use tokio::{
@@ -16,6 +16,9 @@ use tokio::{
 
 /// How many wake-ups a slow listener may be behind before they are summed up as "anywhere".
 const BACKLOG: usize = 256;
+
+/// How long a hint waits for an insert that may send it along.
+const TURN: Duration = Duration::from_millis(50);
 
 /// Names of queues for the next notification; `None` stands for anywhere.
 type Hint = Option<QueueName>;
@@ -104,8 +107,8 @@ async fn tell(
     call_timeout: Duration,
 ) {
     while let Some(first) = hints.recv().await {
-        // It is never closed.
-        let _turn = turn.acquire().await;
+        // An insert that waits for a lock may have it for long; it is never closed.
+        let _turn = tokio::time::timeout(TURN, turn.acquire()).await;
         let mut names = BTreeSet::from([first]);
         while let Ok(more) = hints.try_recv() {
             names.insert(more);
@@ -116,30 +119,10 @@ async fn tell(
             .map(|name| name.map_or_else(String::new, |name| name.to_string()))
             .collect();
         // One that is not heard must not keep all others waiting.
-        let told = tokio::time::timeout(call_timeout, tell_once(&pool, pooler, &notify, names));
-        match told.await {
-            Ok(Ok(())) => {}
+        let told = db::once(&pool, pooler, call_timeout, &notify, Args::new().with(names));
+        if let Err(error) = told.await {
             // A hint may be lost; workers poll as well.
-            Ok(Err(error)) => tracing::debug!(%error, "a wake-up was not sent"),
-            Err(_) => tracing::debug!("a wake-up was not sent in time"),
-        }
-    }
-}
-
-async fn tell_once(
-    pool: &PgPool,
-    pooler: Pooler,
-    notify: &Arc<str>,
-    names: Vec<String>,
-) -> sqlx::Result<()> {
-    let statement = sqlx::query(AssertSqlSafe(notify.clone())).bind(names);
-    match pooler {
-        Pooler::None => statement.execute(pool).await.map(drop),
-        // Parsed and executed on the same server connection.
-        Pooler::Transaction => {
-            let mut tx = pool.begin().await?;
-            statement.persistent(false).execute(&mut *tx).await?;
-            tx.commit().await
+            tracing::debug!(%error, "a wake-up was not sent");
         }
     }
 }

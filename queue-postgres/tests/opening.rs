@@ -9,7 +9,7 @@ use futures::future::join_all;
 use queue_core::{ErrorKind, JobStore, NewJob, Payload};
 use queue_postgres::{
     PostgresOptions, PostgresStore,
-    sqlx::{AssertSqlSafe, query_scalar, raw_sql},
+    sqlx::{AssertSqlSafe, Connection, PgConnection, query_scalar, raw_sql},
 };
 
 #[tokio::test]
@@ -52,6 +52,24 @@ async fn a_database_or_user_that_does_not_exist_is_a_matter_of_configuration() {
         assert!(error.to_string().contains(named), "{error}");
         assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn a_database_that_lacks_characters_is_refused_with_what_would_work() {
+    let url = database::url().unwrap();
+    let (server, _) = url.rsplit_once('/').unwrap();
+    let name = format!("test_{}", queue_core::Uuid::now_v7().simple());
+    let mut connection = PgConnection::connect(&url).await.unwrap();
+    let make = format!(
+        "CREATE DATABASE {name} ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    );
+    raw_sql(AssertSqlSafe(make)).execute(&mut connection).await.unwrap();
+    let opened = PostgresStore::connect(&format!("{server}/{name}")).await;
+    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+    raw_sql(AssertSqlSafe(drop)).execute(&mut connection).await.unwrap();
+    let error = opened.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("LATIN1") && error.to_string().contains("UTF8"), "{error}");
 }
 
 #[tokio::test]

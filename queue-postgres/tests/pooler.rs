@@ -32,6 +32,22 @@ async fn a_pooler_that_the_url_does_not_mention_is_refused_with_what_to_write() 
 }
 
 #[tokio::test]
+async fn a_pooler_that_takes_no_settings_is_refused_with_what_to_write_and_works_then() {
+    let (servers, schema) = (Private::beside(&["pgbouncer"]), Schema::new().unwrap());
+    let url = servers.get("QUEUE_PGBOUNCER_URL");
+    let (server, _) = url.rsplit_once('/').unwrap();
+    let url = format!("{server}/session_mode");
+    let options = PostgresOptions::from_url(&url).unwrap().schema(&schema.name);
+    let error = options.open().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    assert!(error.to_string().contains("`?pooler=transaction`"), "{error}");
+    let url = database::with_parameters(&url, "pooler=transaction");
+    let options = PostgresOptions::from_url(&url).unwrap().schema(&schema.name);
+    let store = options.open().await.unwrap();
+    assert!(store.insert(&[job()]).await.unwrap()[0].is_new());
+}
+
+#[tokio::test]
 async fn a_server_without_a_pooler_is_not_taken_for_one() {
     let schema = Schema::new().unwrap();
     for _ in 0..5 {

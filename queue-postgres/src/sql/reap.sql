@@ -1,17 +1,12 @@
--- Takes expired jobs from their holders. Rows that another reaper or the holder is writing are passed over; what is
--- locked is judged again: the holder may have renewed or finished meanwhile.
+-- Takes expired jobs from their holders. Rows that another reaper or the holder is writing are passed over and do not count
+-- towards the limit; what is locked is judged again: the holder may have renewed or finished meanwhile.
 WITH t AS MATERIALIZED (SELECT {now} AS now),
-expired AS MATERIALIZED (
-    SELECT j.id, j.lease_until FROM {s}.job j
+locked AS MATERIALIZED (
+    SELECT j.id, j.lease_until,
+        CASE WHEN j.cancel_at IS NOT NULL THEN 4 WHEN j.crashes >= j.max_crashes THEN 3 ELSE 0 END AS next_state
+    FROM {s}.job j
     WHERE j.state = 1 AND j.lease_until <= (SELECT now FROM t)
     ORDER BY j.lease_until, j.id LIMIT $2
-),
-locked AS MATERIALIZED (
-    SELECT j.id, e.lease_until,
-        CASE WHEN j.cancel_at IS NOT NULL THEN 4 WHEN j.crashes >= j.max_crashes THEN 3 ELSE 0 END AS next_state
-    FROM expired e JOIN {s}.job j ON j.id = ANY (ARRAY[e.id])
-    WHERE j.state = 1 AND j.lease_until <= (SELECT now FROM t)
-    ORDER BY j.id
     FOR NO KEY UPDATE OF j SKIP LOCKED
 ),
 written AS (
