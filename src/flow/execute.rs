@@ -1,8 +1,12 @@
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    future::poll_fn,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
+};
 
 use futures::{
-    FutureExt, StreamExt,
-    future::{BoxFuture, Either, pending, select},
+    StreamExt,
+    future::{BoxFuture, Either, select},
     stream::FuturesUnordered,
 };
 use serde_json::{Value, json};
@@ -21,9 +25,9 @@ pub(super) trait StepRunner: Sync {
         input: Value,
     ) -> BoxFuture<'a, Result<Value, Self::Error>>;
 
-    /// Resolves when no step does any work: those whose futures are still pending only wait for a
-    /// retry in a later run.
-    fn settled(&self) -> BoxFuture<'_, ()>;
+    /// Whether no step does any work: those whose futures are still pending wait for a retry in a
+    /// later run, or for their turn to start.
+    fn is_idle(&self) -> bool;
 }
 
 /// Why a flow failed.
@@ -47,8 +51,8 @@ impl Plan {
     /// Runs the flow: every step as soon as its needs are met, and any number at once.
     ///
     /// After a failure, and after a step that completes the job, no further step starts, and those
-    /// that run are allowed to settle. A step that completes the job decides even then: done is
-    /// done. Of several, the first of the list does.
+    /// that run are allowed to settle; one that waits for a retry is not waited for. A step that
+    /// completes the job decides even then: done is done. Of several, the first of the list does.
     pub(super) async fn execute<R: StepRunner>(
         &self,
         input: Value,
@@ -81,12 +85,14 @@ impl Plan {
                     Err(error) => failure = Some(Failure::Flow(error)),
                 }
             }
-            ending.store(failure.is_some() || completing.is_some(), Ordering::Relaxed);
-            // A step that is to be retried does not come back in this run.
-            let settled = match completing {
-                Some(_) => runner.settled(),
-                None => pending().boxed(),
-            };
+            let is_ending = failure.is_some() || completing.is_some();
+            ending.store(is_ending, Ordering::Relaxed);
+            // A step that is to be retried does not come back in this run. The steps run within the
+            // future that polls this one, so it is polled after every change.
+            let settled = poll_fn(|_| match is_ending && runner.is_idle() {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            });
             match select(running.next(), settled).await {
                 Either::Left((None, _)) | Either::Right(_) => break,
                 Either::Left((Some(None), _)) => {}

@@ -1,4 +1,4 @@
-use std::{collections::BTreeMap, future::poll_fn, pin::pin, sync::Mutex, task::Poll};
+use std::{collections::BTreeMap, future::pending, pin::pin, sync::Mutex};
 
 use futures::{FutureExt, channel::oneshot, executor::block_on};
 use serde_json::{Value, json};
@@ -47,12 +47,8 @@ impl StepRunner for Script {
         }
     }
 
-    fn settled(&self) -> BoxFuture<'_, ()> {
-        poll_fn(|_| match self.gates.lock().unwrap().is_empty() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        })
-        .boxed()
+    fn is_idle(&self) -> bool {
+        self.gates.lock().unwrap().is_empty()
     }
 }
 
@@ -234,6 +230,22 @@ fn a_step_that_waits_for_a_retry_does_not_hold_up_the_step_that_completes_the_jo
         &[&|| script.open("early", Ok(json!("done"))), &|| script.open("sibling", Ok(json!(1)))],
     );
     assert_eq!(result.unwrap(), json!("done"));
+}
+
+#[test]
+fn a_step_that_waits_for_a_retry_does_not_hold_up_a_failure() {
+    let plan = plan(vec![
+        Step::new("retrying", "park"),
+        Step::new("sibling", "gate"),
+        Step::new("bad", "gate"),
+    ]);
+    let script = Script::default();
+    let result = play(
+        &plan,
+        &script,
+        &[&|| script.open("bad", Err("bad failed")), &|| script.open("sibling", Ok(json!(1)))],
+    );
+    assert_eq!(failed(result), "bad failed");
 }
 
 #[test]

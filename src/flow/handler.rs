@@ -1,4 +1,4 @@
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::sync::Arc;
 
 use futures::{FutureExt, future::BoxFuture};
 use queue_core::Payload;
@@ -80,13 +80,8 @@ impl StepRunner for EngineSteps {
         .boxed()
     }
 
-    fn settled(&self) -> BoxFuture<'_, ()> {
-        // Steps run within the future that polls this one, so it is polled after every change.
-        poll_fn(|_| match self.0.0.gate.is_idle() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        })
-        .boxed()
+    fn is_idle(&self) -> bool {
+        self.0.0.gate.is_idle()
     }
 }
 

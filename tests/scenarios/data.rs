@@ -23,6 +23,7 @@ crate::on_every_store!(
 
 crate::on_every_store_by_the_clock!(
     a_step_of_a_data_workflow_waits_for_the_backoff_of_its_task_and_logs_each_attempt,
+    a_final_failure_ends_a_data_workflow_at_once_although_a_sibling_waits_for_a_retry,
 );
 
 #[derive(Serialize, Deserialize, Task)]
@@ -206,4 +207,60 @@ async fn a_step_of_a_data_workflow_waits_for_the_backoff_of_its_task_and_logs_ea
     let logged: Vec<_> = logged.iter().map(|step| (step.step.as_str(), step.attempt)).collect();
     assert_eq!(logged, [("one", 1), ("two", 1), ("two", 2), ("two", 3)]);
     assert_eq!(docs.count("add"), 1);
+}
+
+/// Fails for good at once.
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "refuses", retries = 0)]
+struct Refuses {}
+
+/// Fails, and may fail again an hour later.
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "patient", retries = 3, backoff(fixed = "1h"))]
+struct Patient {}
+
+#[derive(Serialize, Deserialize, Task)]
+#[task(name = "both-as-code")]
+struct BothAsCode {}
+
+async fn a_final_failure_ends_a_data_workflow_at_once_although_a_sibling_waits_for_a_retry(
+    scene: Scene,
+) {
+    let docs = Docs::default();
+    let both = r#"{"steps": [{"id": "a", "task": "refuses"}, {"id": "b", "task": "patient"}]}"#;
+    let both: Flow = serde_json::from_str(both).unwrap();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .task(|_: Refuses, State(docs): State<Docs>| async move {
+            docs.write("a");
+            Err::<(), _>(TaskError::new("never"))
+        })
+        .task(|_: Patient, State(docs): State<Docs>| async move {
+            docs.write("b");
+            Err::<(), _>(TaskError::new("not yet"))
+        })
+        .workflow(|_: BothAsCode, wf: Wf| async move {
+            let (a, b) = (wf.task("a", Refuses {}), wf.task("b", Patient {}));
+            futures::future::try_join(a.into_future(), b.into_future()).await?;
+            Ok(())
+        })
+        .dyn_workflow(FlowWorkflow::new("both-as-data", &both, ["refuses", "patient"]).unwrap())
+        .build()
+        .unwrap();
+    let mut logs = Vec::new();
+    for kind in ["both-as-code", "both-as-data"] {
+        let job = NewJob::new(kind, Payload::from_text("{}").unwrap());
+        let id = job.id;
+        scene.queue.insert(vec![job]).await.unwrap();
+        worker.drain(Pass::new()).await.unwrap();
+        let job = scene.queue.job(id).await.unwrap().unwrap();
+        assert_eq!((job.state, job.attempt), (JobState::Failed, 1), "{kind}");
+        let error: queue::JobError = job.error.as_ref().unwrap().to().unwrap();
+        assert_eq!((error.step.as_deref(), error.is_final), (Some("a"), true), "{kind}");
+        let logged = job.log.iter().filter_map(StepEntry::from_entry);
+        logs.push(logged.map(|step| (step.step, step.state, step.attempt)).collect::<Vec<_>>());
+    }
+    assert_eq!(logs[0].len(), 2);
+    assert_eq!(logs[0], logs[1]);
+    assert_eq!((docs.count("a"), docs.count("b")), (2, 2));
 }

@@ -690,6 +690,9 @@ pub const RULES: &[Rule] = &[
             EveryStore(
                 "data::a_step_of_a_data_workflow_waits_for_the_backoff_of_its_task_and_logs_each_attempt",
             ),
+            EveryStore(
+                "data::a_final_failure_ends_a_data_workflow_at_once_although_a_sibling_waits_for_a_retry",
+            ),
         ],
     },
     Rule {
