@@ -87,6 +87,11 @@ impl Plan {
             }
             let is_ending = failure.is_some() || completing.is_some();
             ending.store(is_ending, Ordering::Relaxed);
+            // Before the others have a turn: one that waits at the gate while a failure is about to be
+            // shown would go through once it is.
+            if is_ending && runner.is_idle() {
+                break;
+            }
             // A step that is to be retried does not come back in this run. The steps run within the
             // future that polls this one, so it is polled after every change.
             let settled = poll_fn(|_| match is_ending && runner.is_idle() {

@@ -1,24 +1,27 @@
 //! Workflows that are data, against the same workflow as code.
 #![cfg(feature = "flow")]
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use queue::{
     Backoff, DynTask, JobCtx, JobState, Pass, Payload, State, StepEntry, Task, TaskError,
     TaskOptions, TaskResult, Wf, Worker,
     core::NewJob,
-    flow::{Flow, FlowWorkflow},
+    flow::{Flow, FlowWorkflow, Step},
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
-use crate::scene::{Docs, Scene};
+use crate::scene::{Docs, Scene, eventually};
 
 crate::on_every_store!(
     e1_a_workflow_gives_the_same_as_code_and_as_data,
     e2_a_failing_step_of_a_data_workflow_is_repeated_as_often_as_its_task_says,
     a_step_that_completes_the_job_ends_it,
     a_flow_whose_steps_need_each_other_is_refused_by_name,
+    no_step_of_a_data_workflow_starts_after_a_final_failure,
+    no_step_of_a_data_workflow_starts_after_the_one_that_completes_the_job,
 );
 
 crate::on_every_store_by_the_clock!(
@@ -263,4 +266,82 @@ async fn a_final_failure_ends_a_data_workflow_at_once_although_a_sibling_waits_f
     assert_eq!(logs[0].len(), 2);
     assert_eq!(logs[0], logs[1]);
     assert_eq!((docs.count("a"), docs.count("b")), (2, 2));
+}
+
+/// Writes its doc; waits until it is let go on, or fails, where its name says so.
+struct Noted {
+    name: &'static str,
+    docs: Docs,
+    go_on: Arc<Notify>,
+}
+
+impl DynTask for Noted {
+    fn name(&self) -> &str {
+        self.name
+    }
+    fn options(&self) -> TaskOptions {
+        TaskOptions::new().retries(0)
+    }
+    fn call(&self, _: JobCtx, input: Payload) -> BoxFuture<'static, TaskResult<Payload>> {
+        let (name, go_on) = (self.name, self.go_on.clone());
+        self.docs.write(name);
+        Box::pin(async move {
+            match name {
+                "fails" => return Err(TaskError::new("never")),
+                "long" => go_on.notified().await,
+                _ => {}
+            }
+            Ok(input)
+        })
+    }
+}
+
+/// Runs a flow whose first step fails, while another one runs and a third makes a fourth ready: that one waits, because the
+/// failure is about to be shown, and must not start.
+async fn ended_while_a_step_waits(scene: &Scene, long: Step) -> (queue::Job, Docs) {
+    let (docs, go_on) = (Docs::default(), Arc::new(Notify::new()));
+    let names = ["fails", "short", "long", "late"];
+    let flow = Flow::new([
+        Step::new("a", "fails"),
+        Step::new("c", "short"),
+        long,
+        Step::new("b", "late").needs(["c"]),
+    ]);
+    let mut worker = Worker::new(scene.queue.clone())
+        .dyn_workflow(FlowWorkflow::new("waiting", &flow, names).unwrap());
+    for name in names {
+        worker = worker.dyn_task(Noted { name, docs: docs.clone(), go_on: go_on.clone() });
+    }
+    let worker = worker.build().unwrap();
+    let job = NewJob::new("waiting", Payload::null());
+    let id = job.id;
+    scene.queue.insert(vec![job]).await.unwrap();
+    // What the long step returns is written later than the end of the short one was acknowledged: by then the late one waits.
+    let end = async {
+        eventually("the short step is logged", || async {
+            let job = scene.queue.job(id).await.unwrap().unwrap();
+            job.log.iter().filter_map(StepEntry::from_entry).any(|step| step.step == "c")
+        })
+        .await;
+        go_on.notify_one();
+    };
+    let (summary, ()) = tokio::join!(worker.drain(Pass::new()), end);
+    summary.unwrap();
+    (scene.queue.job(id).await.unwrap().unwrap(), docs)
+}
+
+async fn no_step_of_a_data_workflow_starts_after_a_final_failure(scene: Scene) {
+    let (job, docs) = ended_while_a_step_waits(&scene, Step::new("d", "long")).await;
+    assert_eq!((job.state, job.attempt), (JobState::Failed, 1));
+    let error: queue::JobError = job.error.unwrap().to().unwrap();
+    assert_eq!(error.step.as_deref(), Some("a"));
+    assert_eq!(docs.all(), ["fails", "short", "long"]);
+}
+
+async fn no_step_of_a_data_workflow_starts_after_the_one_that_completes_the_job(scene: Scene) {
+    let long = Step::new("d", "long").input("done".into()).completing_the_job();
+    let (job, docs) = ended_while_a_step_waits(&scene, long).await;
+    assert_eq!((job.state, job.attempt), (JobState::Completed, 1), "{:?}", job.error);
+    assert_eq!(job.output.unwrap().as_str(), r#""done""#);
+    assert_eq!(docs.all(), ["fails", "short", "long"]);
 }

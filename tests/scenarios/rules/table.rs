@@ -693,6 +693,10 @@ pub const RULES: &[Rule] = &[
             EveryStore(
                 "data::a_final_failure_ends_a_data_workflow_at_once_although_a_sibling_waits_for_a_retry",
             ),
+            EveryStore("data::no_step_of_a_data_workflow_starts_after_a_final_failure"),
+            EveryStore(
+                "data::no_step_of_a_data_workflow_starts_after_the_one_that_completes_the_job",
+            ),
         ],
     },
     Rule {
