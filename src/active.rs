@@ -13,6 +13,7 @@ use queue_core::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    StepEntry,
     committer::{Committed, Committer},
     time::StoreClock,
 };
@@ -158,7 +159,12 @@ impl Active {
 
     /// Writes to the job, together with what was put aside, and takes note of what comes back.
     pub(crate) async fn write(&self, committer: &Committer, patch: JobPatch) -> Result<Written> {
-        Ok(self.write_end(committer, patch).await?.0)
+        Ok(self.write_end(committer, patch, Aside::Sent).await?.0)
+    }
+
+    /// How many entries are put aside.
+    pub(crate) fn entries_aside(&self) -> usize {
+        self.notes().entries.len()
     }
 
     /// As [`write`](Self::write), and says whether an earlier try whose answer was lost had made the write: then the store has
@@ -167,18 +173,22 @@ impl Active {
         &self,
         committer: &Committer,
         mut patch: JobPatch,
+        entries: Aside,
     ) -> Result<(Written, Repeated)> {
         let kind = patch.transition.as_ref().map(Transition::kind);
         let (aside, progress, number) = {
             let mut notes = self.notes();
             let progress = notes.progress.take();
-            (notes.entries.clone(), progress, notes.reports)
+            let aside = match entries {
+                Aside::Sent => notes.entries.clone(),
+                Aside::LeftOut => Vec::new(),
+            };
+            (aside, progress, notes.reports)
         };
         patch.progress = patch.progress.or_else(|| progress.clone());
         patch.log.splice(..0, aside.iter().cloned());
-        let update = JobUpdate::held(self.id, self.fence, patch);
-        let Committed { outcome, repeated } = committer
-            .commit(update)
+        let Committed { outcome, repeated } = self
+            .commit(committer, patch, aside.len())
             .await
             .inspect_err(|_| self.give_back(progress.clone(), number))?;
         let deleted = repeated
@@ -213,6 +223,51 @@ impl Active {
         };
         Ok((written, made_before))
     }
+
+    /// Sends a patch, whose first entries were put aside. Where its entries are too large together, it is sent again without the
+    /// inputs of their steps, those put aside first: they must not be the reason why what became of a step, or of the job, is
+    /// not stored. The ids stay, so that no entry is there twice.
+    async fn commit(
+        &self,
+        committer: &Committer,
+        mut patch: JobPatch,
+        aside: usize,
+    ) -> Result<Committed> {
+        let whole = JobUpdate::held(self.id, self.fence, patch.clone());
+        let mut committed = committer.commit(whole).await?;
+        for entries in [0..aside, aside..patch.log.len()] {
+            let Outcome::TooLarge { limit } = committed.outcome else { break };
+            // Whose single payload is too large, is so without them.
+            if patch.largest_payload() as u64 > limit || !lighten(&mut patch.log[entries]) {
+                continue;
+            }
+            tracing::warn!(job = %self.id, "inputs of steps are left out of the log, which has no room for them");
+            let lighter = JobUpdate::held(self.id, self.fence, patch.clone());
+            committed = committer.commit(lighter).await?;
+        }
+        Ok(committed)
+    }
+}
+
+/// Takes the inputs of steps out of entries, and says whether there were any.
+fn lighten(log: &mut [NewEntry]) -> bool {
+    let mut lighter = false;
+    for entry in log {
+        if let Some(without) = StepEntry::without_input(entry) {
+            *entry = without;
+            lighter = true;
+        }
+    }
+    lighter
+}
+
+/// What becomes of the entries that were put aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aside {
+    /// They ride with the write.
+    Sent,
+    /// They stay where they are.
+    LeftOut,
 }
 
 /// Whether the store had made a write before.

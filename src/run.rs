@@ -3,12 +3,12 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use futures::FutureExt;
 use queue_core::{
     EntryKind, Job, JobError, JobPatch, JobStore, JobStoreExt, NewEntry, Payload, State,
-    Transition, When,
+    Transition, When, name::MAX_MESSAGE_BYTES,
 };
 
 use crate::{
     JobCtx, JobReport, JobResult, Queue, States, TaskOptions,
-    active::{Active, Repeated, Written},
+    active::{Active, Aside, Repeated, Written},
     callback::Call,
     catalog::{Catalog, Registered, Run},
     committer::Committer,
@@ -250,34 +250,72 @@ fn attempt_entry(result: &JobResult) -> Option<NewEntry> {
 }
 
 async fn write(bench: &Bench, active: &Active, patch: JobPatch, result: JobResult) -> JobResult {
-    let mut written = active.write_end(&bench.committer, patch).await;
-    // What its handler made of a cancelled job does not un-cancel it.
-    if let (Ok((Written::TooLarge(_), _)), JobResult::Cancelled { reason }) = (&written, &result) {
-        let bare = JobPatch::transition(Transition::Cancel { reason: reason.clone() });
-        written = active.write_end(&bench.committer, bare).await;
+    let (mut written, mut result) = write_fitting(bench, active, patch, result).await;
+    if let Ok((Written::TooLarge(limit), _)) = written {
+        let patch;
+        (patch, result) = instead(active, result, limit);
+        (written, result) = write_fitting(bench, active, patch, result).await;
     }
     match written {
         Ok((Written::Saved, repeated)) => reported(bench, active, result, repeated).await,
         Ok((Written::Lost, _)) => JobResult::Lost,
         Ok((Written::TooLarge(limit), _)) => {
-            let mut error = JobError::new(
-                "too-large",
-                format!(
-                    "the result of the job is larger than the {limit} bytes that the store takes"
-                ),
-            );
-            error.attempt = active.attempt;
-            error.is_final = true;
-            let patch = JobPatch::transition(Transition::Fail { error: error.to_payload() })
-                .with_log([NewEntry::new(EntryKind::Attempt, error.to_payload())]);
-            match active.write(&bench.committer, patch).await {
-                Ok(Written::Saved) => JobResult::Failed { error },
-                Ok(_) => JobResult::Lost,
-                Err(error) => given_up(active, &error),
-            }
+            tracing::error!(job = %active.id, limit, "the end of a job is too large to be stored; it will run again");
+            JobResult::Lost
         }
         Err(error) => given_up(active, &error),
     }
+}
+
+/// Writes the end of a run together with what was put aside, or without that where it does not fit and the job has ended.
+async fn write_fitting(
+    bench: &Bench,
+    active: &Active,
+    mut patch: JobPatch,
+    mut result: JobResult,
+) -> (queue_core::Result<(Written, Repeated)>, JobResult) {
+    let written = active.write_end(&bench.committer, patch.clone(), Aside::Sent).await;
+    let Ok((Written::TooLarge(limit), _)) = written else { return (written, result) };
+    let left_out = active.entries_aside();
+    // A job that goes on needs them: by them its failures are counted, and its sleeps end.
+    let ends = matches!(
+        result,
+        JobResult::Succeeded { .. } | JobResult::Failed { .. } | JobResult::Cancelled { .. }
+    );
+    if !ends || left_out == 0 || patch.largest_payload() as u64 > limit {
+        return (written, result);
+    }
+    if let (JobResult::Failed { error }, Some(Transition::Fail { error: stored })) =
+        (&mut result, &mut patch.transition)
+    {
+        let note = format!(" (the job has no room for {left_out} log entries of its last attempt)");
+        *error = error.cleaned();
+        let end = error.message.floor_char_boundary(MAX_MESSAGE_BYTES - note.len());
+        error.message.truncate(end);
+        error.message.push_str(&note);
+        *stored = error.to_payload();
+    }
+    tracing::warn!(job = %active.id, left_out, "a job has no room for the last entries of its log; it ends without them");
+    (active.write_end(&bench.committer, patch, Aside::LeftOut).await, result)
+}
+
+/// How a run ends whose own end is too large.
+fn instead(active: &Active, result: JobResult, limit: u64) -> (JobPatch, JobResult) {
+    // What its handler made of a cancelled job does not un-cancel it.
+    if let JobResult::Cancelled { reason } = &result {
+        return (JobPatch::transition(Transition::Cancel { reason: reason.clone() }), result);
+    }
+    let mut error = JobError::new(
+        "too-large",
+        format!(
+            "the result of the job, or what it has to log, is larger than the {limit} bytes that the store takes"
+        ),
+    );
+    error.attempt = active.attempt;
+    error.is_final = true;
+    let patch = JobPatch::transition(Transition::Fail { error: error.to_payload() })
+        .with_log([NewEntry::new(EntryKind::Attempt, error.to_payload())]);
+    (patch, JobResult::Failed { error })
 }
 
 /// What became of a job whose end was written. The store turns a job that would be given back into the end that was asked

@@ -22,7 +22,7 @@ pub struct StepEntry {
     pub state: StepState,
     /// Which attempt of the step it was: 1 for the first.
     pub attempt: u32,
-    /// What it was given; inline steps have none.
+    /// What it was given; inline steps have none, and it is left out where the store has no room for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Payload>,
     /// What it returned.
@@ -66,6 +66,17 @@ impl StepEntry {
             whole = body(&StepEntry { input: None, ..self.clone() });
         }
         NewEntry::new(EntryKind::Step, whole)
+    }
+
+    /// The same entry without the input of its step. `None` if it has none.
+    pub(crate) fn without_input(entry: &NewEntry) -> Option<NewEntry> {
+        let step: StepEntry = match entry.kind {
+            EntryKind::Step => entry.body.to().ok()?,
+            _ => return None,
+        };
+        step.input.as_ref()?;
+        let body = Payload::from_value(&StepEntry { input: None, ..step }).ok()?;
+        Some(NewEntry::with_id(entry.id, entry.kind, body))
     }
 
     /// Reads an entry of the log. `None` if it records something else than a step.

@@ -40,5 +40,6 @@ mod serving;
 mod sleeping;
 mod stalls;
 mod steps;
+mod too_large;
 mod trips;
 mod unknown;

@@ -371,6 +371,12 @@ pub const RULES: &[Rule] = &[
                 "steps::siblings_of_a_step_that_fails_for_good_settle_before_the_body_sees_it",
             ),
             EveryStore("hardening::one_result_too_large_does_not_fail_its_siblings"),
+            EveryStore("too_large::steps_whose_failures_are_large_fail_their_job_at_once"),
+            EveryStore(
+                "too_large::steps_whose_failures_are_large_do_not_keep_their_job_from_being_cancelled",
+            ),
+            EveryStore("too_large::a_step_after_others_whose_failures_are_large_is_logged"),
+            EveryStore("too_large::more_failures_than_a_job_can_log_fail_it_at_once"),
         ],
     },
     Rule {
