@@ -2,14 +2,20 @@
 
 use std::num::NonZeroU32;
 
-use queue::{JobFilter, JobQuery, JobStates, StoreRegistry, core::MAX_PAGE};
-use serde_json::json;
+use queue::{Job, JobFilter, JobQuery, JobStates, StoreRegistry, core::MAX_PAGE};
+use serde::Serialize;
 
 use crate::{
     args::ListArgs,
     failure::{Ending, Failure},
     store, text,
 };
+
+#[derive(Serialize)]
+struct Listing<'a> {
+    data: &'a [Job],
+    more: bool,
+}
 
 pub(crate) async fn list(registry: &StoreRegistry, args: ListArgs) -> Result<Ending, Failure> {
     let queue = store::open_existing(registry, &args.db).await?;
@@ -36,7 +42,7 @@ pub(crate) async fn list(registry: &StoreRegistry, args: ListArgs) -> Result<End
         }
     }
     if args.json {
-        text::to_stdout(&json!({ "data": jobs, "more": query.after.is_some() }));
+        text::json_to_stdout(&Listing { data: &jobs, more: query.after.is_some() })?;
         return Ok(Ending::Done);
     }
     let now = queue.store().ping().await?;

@@ -5,7 +5,7 @@ use queue::{
     core::{EntryKind, LogEntry},
     step_statuses,
 };
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{
     args::ShowArgs,
@@ -17,6 +17,13 @@ use crate::{
 /// How much of an input or output is shown to people.
 const SHOWN: usize = 200;
 
+#[derive(Serialize)]
+struct Details<'a> {
+    job: &'a Job,
+    steps: &'a [StepStatus],
+    log: &'a [LogEntry],
+}
+
 pub(crate) async fn show(registry: &StoreRegistry, args: ShowArgs) -> Result<Ending, Failure> {
     let queue = store::open_existing(registry, &args.db).await?;
     let Some(mut job) = queue.job(args.id).await? else {
@@ -25,7 +32,7 @@ pub(crate) async fn show(registry: &StoreRegistry, args: ShowArgs) -> Result<End
     let log = std::mem::take(&mut job.log);
     let steps = step_statuses(&log);
     if args.json {
-        text::to_stdout(&json!({ "job": job, "steps": steps, "log": log }));
+        text::json_to_stdout(&Details { job: &job, steps: &steps, log: &log })?;
     } else {
         let now = queue.store().ping().await?;
         let mut lines = about(&job, job.phase(now));

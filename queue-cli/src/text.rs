@@ -5,6 +5,19 @@ use std::{
     io::{self, Write},
 };
 
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// Writes a document to standard output. Payloads are copied as text: read as a `serde_json::Value`, some would be altered, and
+/// others, like a lone surrogate, refused.
+pub(crate) fn json_to_stdout(document: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string(document)
+        .map_err(|error| Failure::caused("cannot write this as JSON", &error))?;
+    to_stdout(&text);
+    Ok(())
+}
+
 /// Writes a line to standard output. A reader that has gone away is no failure.
 pub(crate) fn to_stdout(line: &impl Display) {
     let _ = writeln!(io::stdout().lock(), "{line}");

@@ -80,7 +80,7 @@ pub(crate) async fn run(registry: &StoreRegistry, args: RunArgs) -> Result<Endin
         interrupted,
         took: started.elapsed(),
     };
-    report.print(&args);
+    report.print(&args)?;
     Ok(match (interrupted, results.all_completed()) {
         (_, true) => Ending::Done,
         (true, false) => Ending::Interrupted,

@@ -3,9 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use queue::{
-    Job, JobError, JobState, Payload, Queue, StepEntry, StepState,
+    Job, JobError, JobId, JobState, Payload, Queue, QueueName, StepEntry, StepState,
     core::{LogEntry, LogRead},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -122,9 +123,9 @@ pub(super) struct Report<'a> {
 }
 
 impl Report<'_> {
-    pub(super) fn print(&self, args: &RunArgs) {
+    pub(super) fn print(&self, args: &RunArgs) -> Result<(), Failure> {
         if args.json {
-            text::to_stdout(&self.to_json());
+            text::json_to_stdout(&self.to_json())?;
         } else if !args.quiet {
             text::to_stdout(&self.to_text());
         }
@@ -132,6 +133,7 @@ impl Report<'_> {
         if self.interrupted {
             text::to_stderr("interrupted; the same command goes on where this one stopped");
         }
+        Ok(())
     }
 
     fn print_failures(&self) {
@@ -187,24 +189,19 @@ impl Report<'_> {
         text::Shown(&lines.join("\n")).to_string()
     }
 
-    fn to_json(&self) -> Value {
+    fn to_json(&self) -> Summary<'_> {
         let results = self.results;
-        let failures: Vec<Value> = results
-            .failures()
-            .map(|(job, reason)| {
-                json!({
-                    "id": job.id,
-                    "kind": job.kind,
-                    "state": job.state,
-                    "input": job.input,
-                    "error": reason,
-                })
-            })
-            .collect();
-        json!({
-            "file": self.setting.file.display().to_string(),
-            "queue": self.setting.names.queue,
-            "jobs": {
+        let failed = |(job, error): (&'_ Job, String)| FailedJob {
+            id: job.id,
+            kind: job.kind.to_string(),
+            state: job.state,
+            input: job.input.clone(),
+            error,
+        };
+        Summary {
+            file: self.setting.file.display().to_string(),
+            queue: &self.setting.names.queue,
+            jobs: json!({
                 "total": results.jobs.len(),
                 "completed": results.in_state(JobState::Completed),
                 "completed_before": results.count(|placed, _| placed.before == Before::Done),
@@ -212,13 +209,35 @@ impl Report<'_> {
                 "failed": results.in_state(JobState::Failed),
                 "cancelled": results.in_state(JobState::Cancelled),
                 "unfinished": results.count(|_, job| !job.state.is_final()),
-            },
-            "steps": { "done": results.steps_done, "restored": results.steps_restored },
-            "nothing_left": results.nothing_was_left(),
-            "interrupted": self.interrupted,
-            "output": self.written.map(|path| path.display().to_string()),
-            "failures": failures,
-            "seconds": self.took.as_secs_f64(),
-        })
+            }),
+            steps: json!({ "done": results.steps_done, "restored": results.steps_restored }),
+            nothing_left: results.nothing_was_left(),
+            interrupted: self.interrupted,
+            output: self.written.map(|path| path.display().to_string()),
+            failures: results.failures().map(failed).collect(),
+            seconds: self.took.as_secs_f64(),
+        }
     }
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    file: String,
+    queue: &'a QueueName,
+    jobs: Value,
+    steps: Value,
+    nothing_left: bool,
+    interrupted: bool,
+    output: Option<String>,
+    failures: Vec<FailedJob>,
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct FailedJob {
+    id: JobId,
+    kind: String,
+    state: JobState,
+    input: Payload,
+    error: String,
 }

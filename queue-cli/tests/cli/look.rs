@@ -6,6 +6,7 @@ crate::on_every_database!(
     jobs_are_listed_by_state_kind_queue_and_label,
     a_listing_has_at_most_limit_jobs_and_says_whether_there_are_more,
     a_job_is_shown_with_its_steps_in_order_and_its_log,
+    what_the_store_keeps_is_printed_as_it_is,
 );
 
 fn three_jobs(db: Db) -> Bench {
@@ -90,4 +91,42 @@ fn a_job_is_shown_with_its_steps_in_order_and_its_log(db: Db) {
 
     let missing = "00000000-0000-0000-0000-000000000000";
     bench.queue(&["show", missing]).failure(&["there is no job", missing]);
+}
+
+fn what_the_store_keeps_is_printed_as_it_is(db: Db) {
+    // Stores keep any JSON text; not all of it is a `serde_json::Value`, and some would be another text.
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let odd = format!(r#"{{"z":"\ud800","n":[1e400,9007199254740993.0],"a":{deep},"a":1}}"#);
+    let bench = Bench::new().on(db);
+    bench.write("odd.json", &odd);
+    bench.write(
+        "jobs.toml",
+        "[tasks.odd]\nargv = ['cat', 'odd.json']\n[[jobs]]\ntask = 'odd'\ninput = 'x'\n",
+    );
+    bench.run().success();
+    let shown = format!(r#""output":{odd}"#);
+    let list = bench.queue(&["list", "--json"]).success().stdout;
+    assert!(list.starts_with(r#"{"data":[{"#) && list.contains(&shown), "{list}");
+    assert!(list.trim_end().ends_with(r#""more":false}"#), "{list}");
+    let (_, id) = list.split_once(r#""id":""#).unwrap();
+    let id = id.split('"').next().unwrap();
+    let show = bench.queue(&["show", "--json", id]).success().stdout;
+    assert!(show.starts_with(r#"{"job":{"#) && show.contains(&shown), "{show}");
+}
+
+#[test]
+fn a_failed_job_with_a_deep_input_is_reported() {
+    // Deeper than a `serde_json::Value` can be read, from two halves that are not.
+    let nested = |inner: &str| format!("{}{inner}{}", "[".repeat(100), "]".repeat(100));
+    let bench = Bench::new();
+    let item = nested("1");
+    let input = nested("\"{{ item }}\"");
+    bench.write(
+        "jobs.json",
+        &format!(
+            r#"{{"tasks":{{"t":{{"argv":["false"]}}}},"jobs":[{{"task":"t","for_each":{{"values":[{item}]}},"input":{input}}}]}}"#
+        ),
+    );
+    let ran = bench.queue(&["run", "jobs.json", "--json"]).failure(&["exited with code 1"]);
+    assert!(ran.stdout.contains(&nested(&item)), "{ran:#?}");
 }
