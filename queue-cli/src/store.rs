@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use queue::{Queue, StoreRegistry};
+use queue::{Queue, StoreRegistry, core::percent_decode};
 
 use crate::failure::Failure;
 
@@ -31,13 +31,13 @@ pub(crate) async fn open_existing(registry: &StoreRegistry, url: &str) -> Result
     }
 }
 
-/// The file that a SQLite URL names, if that can be told without decoding.
+/// The file that a SQLite URL names.
 fn sqlite_path(url: &str) -> Option<PathBuf> {
     path(url.strip_prefix("sqlite:")?)
 }
 
 /// The file that a URL may name: whatever follows the scheme, unless it is a host. A store of a scheme that this crate has
-/// never heard of may live in a file as well.
+/// never heard of may live in a file as well, and is taken to encode its path as SQLite's URLs do.
 pub(crate) fn file_path(url: &str) -> Option<PathBuf> {
     let (_, rest) = url.split_once(':')?;
     let has_host = rest.starts_with("//") && !rest.starts_with("///");
@@ -46,8 +46,9 @@ pub(crate) fn file_path(url: &str) -> Option<PathBuf> {
 
 fn path(rest: &str) -> Option<PathBuf> {
     let rest = rest.strip_prefix("//").unwrap_or(rest);
-    let path = rest.split('?').next().unwrap_or(rest);
-    (!path.is_empty() && !path.contains('%')).then(|| PathBuf::from(path))
+    // Cut off before it is decoded: a path may hold an encoded question mark.
+    let path = percent_decode(rest.split('?').next().unwrap_or(rest))?;
+    (!path.is_empty()).then(|| PathBuf::from(path))
 }
 
 /// The URL of the database beside a run file.
@@ -72,8 +73,9 @@ mod tests {
         for url in ["sqlite:a/b.db", "sqlite://a/b.db", "sqlite:a/b.db?synchronous=full"] {
             assert_eq!(sqlite_path(url), Some(PathBuf::from("a/b.db")), "{url}");
         }
-        assert_eq!(sqlite_path("memory:"), None);
-        assert_eq!(sqlite_path("sqlite:"), None);
+        for url in ["memory:", "sqlite:", "sqlite:?synchronous=full", "sqlite:50%"] {
+            assert_eq!(sqlite_path(url), None, "{url}");
+        }
     }
 
     #[test]
@@ -89,6 +91,8 @@ mod tests {
 
     #[test]
     fn a_directory_with_odd_characters_makes_a_url() {
-        assert_eq!(beside(Path::new("/a b/50%?")).unwrap(), "sqlite:/a b/50%25%3F/queue.db");
+        let url = beside(Path::new("/a b/50%?#")).unwrap();
+        assert_eq!(url, "sqlite:/a b/50%25%3F%23/queue.db");
+        assert_eq!(file_path(&url), Some(PathBuf::from("/a b/50%?#/queue.db")));
     }
 }

@@ -106,6 +106,25 @@ fn only_files_that_changed_are_visited_again(db: Db) {
     assert_eq!(ledger.len(), 3);
 }
 
+#[test]
+fn a_run_leaves_out_its_own_database_whatever_the_directory_is_called() {
+    let bench = Bench::new();
+    for dir in ["50%", "50%41", "a?b#c", "a b"] {
+        let file = format!("{dir}/jobs.toml");
+        bench.write(
+            &file,
+            "[tasks.echo]\nbuiltin = 'echo'\n\
+             [[jobs]]\ntask = 'echo'\nfor_each = { glob = '**/*' }\n",
+        );
+        bench.write(&format!("{dir}/sub/a"), "");
+        let run = || bench.queue(&["run", &file, "--json"]).success().json();
+        assert_eq!(run()["jobs"]["total"], 2, "{dir}");
+        assert!(bench.path(dir).join("queue.db").exists(), "{dir}");
+        let again = run();
+        assert_eq!((&again["jobs"]["total"], &again["nothing_left"]), (&json!(2), &json!(true)));
+    }
+}
+
 fn a_changed_definition_runs_again_and_ends_what_the_old_one_left(db: Db) {
     let bench = Bench::with_file(TWO_ITEMS).on(db);
     bench.write("fail-only-x", "");
