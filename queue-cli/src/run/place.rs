@@ -1,7 +1,7 @@
 //! Putting the jobs of a run into the store, next to what is there from earlier runs.
 
 use queue::{
-    Job, JobFilter, JobId, JobQuery, JobState, JobStates, Queue,
+    Job, JobFilter, JobId, JobQuery, JobState, JobStates, Queue, RETRY_OF,
     core::{LogRead, MAX_PAGE, NewJob},
 };
 
@@ -15,7 +15,20 @@ pub(super) const BATCH: usize = 250;
 #[derive(Debug)]
 pub(super) struct Placed {
     pub(super) id: JobId,
+    /// The try before this one.
+    pub(super) retry_of: Option<JobId>,
     pub(super) before: Before,
+}
+
+impl Placed {
+    fn new(id: JobId) -> Self {
+        Placed { id, retry_of: None, before: Before::New }
+    }
+
+    fn retry(of: &Job) -> Self {
+        let id = JobId::for_retry(of.id, of.fence);
+        Placed { id, retry_of: Some(of.id), before: Before::Failed }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +47,8 @@ pub(super) enum Before {
 /// asks for.
 ///
 /// A job that failed or was cancelled is tried again as a new job, whose id follows from the old
-/// one ([`JobId::for_retry`]), so that runs side by side make one.
+/// one ([`JobId::for_retry`]), so that runs side by side make one, and which is labelled with that
+/// one, as [`Queue::retry`] does it.
 pub(super) async fn place(
     queue: &Queue,
     names: &Names,
@@ -53,8 +67,7 @@ async fn place_batch(
     names: &Names,
     wanted: &[Wanted],
 ) -> Result<Vec<Placed>, Failure> {
-    let mut placed: Vec<Placed> =
-        wanted.iter().map(|wanted| Placed { id: wanted.id, before: Before::New }).collect();
+    let mut placed: Vec<Placed> = wanted.iter().map(|wanted| Placed::new(wanted.id)).collect();
     // The positions whose fate is open: at first all, then those whose latest try is to be looked
     // up.
     let mut open: Vec<usize> = (0..wanted.len()).collect();
@@ -73,8 +86,7 @@ async fn place_batch(
                 JobState::Completed => placed[position].before = Before::Done,
                 JobState::Waiting | JobState::Running => unfinished.push(position),
                 JobState::Failed | JobState::Cancelled => {
-                    let id = JobId::for_retry(job.id, job.fence);
-                    placed[position] = Placed { id, before: Before::Failed };
+                    placed[position] = Placed::retry(&job);
                     again.push(position);
                 }
             }
@@ -82,7 +94,7 @@ async fn place_batch(
         read_unfinished(queue, &mut placed, &unfinished).await?;
         open = again;
     }
-    let new = |position: &usize| new_job(&wanted[*position], placed[*position].id, names);
+    let new = |position: &usize| new_job(&wanted[*position], &placed[*position], names);
     queue.insert(missing.iter().map(new).collect()).await?;
     Ok(placed)
 }
@@ -101,15 +113,15 @@ async fn read_unfinished(
     Ok(())
 }
 
-fn new_job(wanted: &Wanted, id: JobId, names: &Names) -> NewJob {
+fn new_job(wanted: &Wanted, placed: &Placed, names: &Names) -> NewJob {
     let mut job = NewJob::new(wanted.kind.clone(), wanted.input.clone());
-    job.id = id;
+    job.id = placed.id;
     job.queue = names.queue.clone();
     job.priority = wanted.priority;
     job.labels.insert("file".to_owned(), names.file.clone());
     job.labels.insert("definition".to_owned(), names.definition.clone());
-    if id != wanted.id {
-        job.labels.insert("retry-of".to_owned(), wanted.id.to_string());
+    if let Some(before) = placed.retry_of {
+        job.labels.insert(RETRY_OF.to_owned(), before.to_string());
     }
     job
 }

@@ -1,4 +1,4 @@
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::bench::{Bench, Db, wait_until};
 
@@ -8,6 +8,7 @@ crate::on_every_database!(
     only_files_that_changed_are_visited_again,
     a_changed_definition_runs_again_and_ends_what_the_old_one_left,
     a_failed_job_fails_the_run_and_is_tried_again_by_the_next,
+    each_try_is_labelled_with_the_one_before_it,
     runs_side_by_side_share_the_work,
 );
 
@@ -171,6 +172,23 @@ fn a_failed_job_fails_the_run_and_is_tried_again_by_the_next(db: Db) {
     assert_eq!(bench.ledger()["only y"], 3);
     assert_eq!(bench.read("out.jsonl").lines().count(), 2);
     assert_eq!(bench.run().success().json()["nothing_left"], true);
+}
+
+fn each_try_is_labelled_with_the_one_before_it(db: Db) {
+    let bench = Bench::with_file(TWO_ITEMS).on(db);
+    bench.write("fail-only-y", "");
+    for _ in 0..3 {
+        bench.run().failure(&["told to fail"]);
+    }
+    let jobs: Vec<_> = bench.jobs().into_iter().filter(|job| job["input"]["item"] == "y").collect();
+    assert_eq!(jobs.len(), 3);
+    let retry_of = |id: Option<&Value>| {
+        let mut found = jobs.iter().filter(|job| job["labels"].get("retry-of") == id);
+        found.next().unwrap_or_else(|| panic!("no retry of {id:?} in {jobs:#?}"))
+    };
+    let first = retry_of(None);
+    let second = retry_of(Some(&first["id"]));
+    retry_of(Some(&second["id"]));
 }
 
 #[test]
