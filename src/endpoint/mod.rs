@@ -46,6 +46,9 @@ pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 pub const DEFAULT_MAX_OUTPUT: usize = 16 * 1024 * 1024;
 /// How much of the answer is kept for messages, in bytes.
 const SHOWN: usize = 2 * 1024;
+/// The shortest name, path or query that is taken out of an answer, in bytes. A shorter one stands within other words, and an
+/// answer without it could not be read any more; it is no secret that one could not guess.
+const SHORTEST_HIDDEN: usize = 3;
 
 /// An HTTP endpoint that handles a task.
 #[derive(Clone)]
@@ -55,7 +58,7 @@ pub struct Endpoint {
     /// Scheme, host and port: what may be shown of the URL.
     origin: String,
     headers: HeaderMap,
-    /// What authorises the call, in all its forms.
+    /// What authorises the call, and what of the URL may: in all its forms.
     secrets: Vec<String>,
     client: Client,
     timeout: Duration,
@@ -66,7 +69,8 @@ impl Endpoint {
     /// The endpoint at this URL, `http://` or `https://`. Servers are trusted whom the system's certificates vouch for.
     ///
     /// A name and a password in the URL are sent as basic authorisation. Errors and logs show neither them nor path and query,
-    /// which may hold secrets too.
+    /// which may hold secrets too: where an answer repeats one of them as a whole, encoded or not, `***` stands in its place. A
+    /// name, path or query of one or two bytes stays, as does a part of a path or query.
     ///
     /// # Errors
     /// `Url` for anything else; `Certificates` for `https://` on a system without certificates.
@@ -85,12 +89,14 @@ impl Endpoint {
             None => (None, authority.as_str()),
         };
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let secrets = [path, uri.path(), uri.query().unwrap_or("")];
+        let secrets = secrets.into_iter().flat_map(hidden).collect();
         let bare = Uri::builder().scheme(scheme).authority(place).path_and_query(path).build();
         let mut endpoint = Endpoint {
             origin: format!("{scheme}://{place}"),
             uri: bare.map_err(|_| EndpointError::Url("it cannot be read"))?,
             headers: HeaderMap::new(),
-            secrets: Vec::new(),
+            secrets,
             client,
             timeout: DEFAULT_TIMEOUT,
             max_output: DEFAULT_MAX_OUTPUT,
@@ -107,6 +113,7 @@ impl Endpoint {
         let decoded = |text: &str| {
             percent_decode(text).ok_or(EndpointError::Url("its name or password is malformed"))
         };
+        self.secrets.extend(hidden(name));
         let (name, plain) = (decoded(name)?, decoded(password)?);
         self.secrets.extend([password.to_owned(), plain.clone()]);
         self.header(
@@ -257,6 +264,12 @@ impl Endpoint {
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
         secrets.into_iter().fold(text, |text, secret| text.replace(secret.as_str(), "***"))
     }
+}
+
+/// The forms in which an answer may repeat a part of the URL.
+fn hidden(part: &str) -> impl Iterator<Item = String> {
+    let forms = [Some(part.to_owned()), percent_decode(part)].into_iter().flatten();
+    forms.filter(|form| form.len() >= SHORTEST_HIDDEN)
 }
 
 /// Printable ASCII; anything else, the space and `%` as `%XX`.

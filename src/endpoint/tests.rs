@@ -256,24 +256,44 @@ async fn a_connection_that_breaks_off_or_is_refused_is_trouble_that_may_pass() {
 async fn secrets_are_sent_and_never_shown() {
     // Sends back everything that it was sent.
     let server = Server::start(|_, seen| {
-        async move { response(400, format!("{:?} p@ss p%40ss", seen.header("authorization"))) }
-            .boxed()
+        let plain = percent_decode(&seen.path).unwrap();
+        let (path, query) = seen.path.split_once('?').unwrap();
+        let body = format!(
+            "{:?} p@ss p%40ss, ada: cannot POST {} ({plain}), not {path} with {query}; the end",
+            seen.header("authorization"),
+            seen.path
+        );
+        async move { response(400, body) }.boxed()
     })
     .await;
-    let url = format!("http://ada:p%40ss@{}/hook/s3cret?key=hidden", server.place);
+    let url = format!("http://ada:p%40ss@{}/hook/s3cret%21?key=hidden%20too", server.place);
     let endpoint = Endpoint::new(&url).unwrap().header("x-key", "t0ken").unwrap();
     let refused = call(&endpoint).await.unwrap_err();
     let sent = server.seen().remove(0);
     assert_eq!(sent.header("authorization"), "Basic YWRhOnBAc3M=");
-    assert_eq!((sent.path.as_str(), sent.header("x-key")), ("/hook/s3cret?key=hidden", "t0ken"));
+    assert_eq!(
+        (sent.path.as_str(), sent.header("x-key")),
+        ("/hook/s3cret%21?key=hidden%20too", "t0ken")
+    );
     drop(server);
+    let said = "***, ***: cannot POST *** (***), not *** with ***; the end";
+    assert!(refused.to_string().ends_with(said), "{refused}");
     let unreachable = call(&endpoint).await.unwrap_err();
     for shown in [refused.to_string(), unreachable.to_string(), format!("{refused:?} {endpoint:?}")]
     {
-        for secret in ["p@ss", "p%40ss", "YWRhOnBAc3M=", "s3cret", "hidden", "t0ken"] {
+        for secret in ["ada", "p@ss", "p%40ss", "YWRhOnBAc3M=", "hook", "s3cret", "hidden", "t0ken"]
+        {
             assert!(!shown.contains(secret), "{secret} in {shown}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_too_short_to_be_a_secret_leaves_an_answer_readable() {
+    let server = Server::with(400, "a name is missing: v=1, text/a").await;
+    let url = format!("http://a:pw@{}/?v", server.place);
+    let refused = call(&Endpoint::new(&url).unwrap()).await.unwrap_err();
+    assert!(refused.to_string().ends_with("it said: a name is missing: v=1, text/a"), "{refused}");
 }
 
 #[tokio::test]
