@@ -3,7 +3,7 @@
 //! A [`Program`] is called with its arguments as they are, never through a shell. It is given one
 //! JSON document on its standard input and must print one on its standard output and exit with code
 //! 0; what it prints on its standard error becomes part of the message when it fails. It has ended
-//! when it has exited and its outputs are closed, by processes that it left behind too.
+//! when it has exited and its outputs are closed, by processes that it left behind too; these may keep its input.
 
 use std::{
     borrow::Cow,
@@ -196,9 +196,9 @@ impl Program {
         }
     }
 
-    /// Feeds the program and reads what it prints until it has ended. Only then it is waited for:
-    /// until its exit is collected its group's number cannot be reused, so a late kill cannot hit
-    /// others.
+    /// Feeds the program and reads what it prints until it has ended. Only when its outputs are
+    /// closed it is waited for: until its exit is collected its group's number cannot be reused, so a
+    /// late kill cannot hit others. What it has not read by its end it need not read.
     async fn talk(
         &self,
         group: &mut Group,
@@ -214,13 +214,22 @@ impl Program {
                 let _ = stdin.write_all(input.as_str().as_bytes()).await;
             }
             drop(stdin);
-            Ok(())
+            // Fed or not, the end is told by the other side.
+            std::future::pending().await
         };
         let read = read_to_limit(&mut stdout, self.max_output);
         let listen = async { keep_tail(&mut errors, stderr).await.map_err(Broken::Io) };
-        let ((), stdout, ()) = tokio::try_join!(feed, read, listen)?;
-        let status = group.0.wait().await.map_err(Broken::Io)?;
-        Ok(Ended { status, stdout })
+        let end = async {
+            let (stdout, ()) = tokio::try_join!(read, listen)?;
+            let status = group.0.wait().await.map_err(Broken::Io)?;
+            Ok(Ended { status, stdout })
+        };
+        // A process that it left behind may hold the input and never read it, so that feeding ends
+        // with the program. It goes on while only the outputs are closed: the program may still read.
+        tokio::select! {
+            ended = end => ended,
+            never = feed => never,
+        }
     }
 }
 

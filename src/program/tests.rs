@@ -70,6 +70,34 @@ async fn a_program_need_not_read_its_input() {
 }
 
 #[tokio::test]
+async fn what_a_program_leaves_behind_may_hold_its_input() {
+    let dir = tempfile::tempdir().unwrap();
+    // Larger than a pipe, and nobody reads it.
+    let large = format!("\"{}\"", "x".repeat(1 << 20));
+    let script = "exec 3<&0; sleep 600 <&3 3<&- >/dev/null 2>&1 & echo $! >left; echo 1";
+    let program = sh(script).current_dir(dir.path()).timeout(Duration::from_secs(20));
+    let ended = run_with(program, &large).await;
+    let left = dir.path().join("left");
+    let was_alive = is_alive(&left);
+    if was_alive {
+        let pid = fs::read_to_string(&left).unwrap();
+        std::process::Command::new("kill").arg(pid.trim()).status().unwrap();
+    }
+    assert_eq!(ended.unwrap(), "1");
+    assert!(was_alive, "nothing held the input");
+    eventually("it is gone", || !is_alive(&left)).await;
+}
+
+#[tokio::test]
+async fn a_program_that_has_closed_its_outputs_is_fed_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let large = format!("\"{}\"", "x".repeat(8 << 20));
+    let program = sh("echo 1; exec >read 2>&1; cat").current_dir(dir.path());
+    assert_eq!(run_with(program, &large).await.unwrap(), "1");
+    assert!(fs::read_to_string(dir.path().join("read")).unwrap() == large, "it was cut off");
+}
+
+#[tokio::test]
 async fn another_code_than_0_is_an_error_with_what_was_said() {
     let error = run(sh("echo 'no such thing' >&2; exit 3")).await.unwrap_err();
     assert_eq!(error.to_string(), "\"sh\" exited with code 3; it said: no such thing");
