@@ -192,6 +192,10 @@ impl Program {
                 let path = path.unwrap_or_default().to_string_lossy().into_owned();
                 ProgramError::NotInPath { program, path }
             }
+            // A NUL, for which the system has no place in an argument; more than it takes.
+            std::io::ErrorKind::InvalidInput | std::io::ErrorKind::ArgumentListTooLong => {
+                ProgramError::Unpassable { program, source }
+            }
             _ => ProgramError::Io { program, source },
         }
     }

@@ -48,6 +48,14 @@ pub enum ProgramError {
         /// Where it was looked for.
         path: PathBuf,
     },
+    /// The system cannot pass the arguments: one holds a NUL, or they are too long.
+    #[error("the program {program:?} cannot be given its arguments")]
+    Unpassable {
+        /// Its name.
+        program: String,
+        /// What the system says.
+        source: io::Error,
+    },
     /// The program cannot be started, or not be talked to.
     #[error("the program {program:?} cannot be run")]
     Io {
@@ -122,9 +130,11 @@ impl ProgramError {
     /// A name for programs to recognise the error by.
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::NoProgram | Self::Template(_) | Self::UnknownPlace { .. } | Self::Input(_) => {
-                "program-arguments"
-            }
+            Self::NoProgram
+            | Self::Template(_)
+            | Self::UnknownPlace { .. }
+            | Self::Input(_)
+            | Self::Unpassable { .. } => "program-arguments",
             Self::NoDirectory { .. } | Self::NotInPath { .. } | Self::NoFile { .. } => {
                 "program-missing"
             }

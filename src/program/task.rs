@@ -9,8 +9,8 @@ use crate::{DynTask, JobCtx, TaskError, TaskOptions, TaskResult, error::Fault};
 /// A task that an external program handles. Register it with `.dyn_task(..)`.
 ///
 /// A cancellation lets the program end, as it does any step; when the job is lost or the worker
-/// stops, the program is killed. A failure that another run cannot mend (a missing program, too
-/// much output) is final.
+/// stops, the program is killed. A failure that another run cannot mend (a missing program,
+/// arguments that cannot be passed, too much output) is final.
 #[derive(Clone, Debug)]
 pub struct ProgramTask {
     name: String,

@@ -162,6 +162,18 @@ async fn a_file_that_is_no_program_is_refused_with_the_system_s_reason() {
 }
 
 #[tokio::test]
+async fn arguments_that_can_never_be_passed_are_final() {
+    for input in ["a\0b".to_owned(), "x".repeat(8 << 20)] {
+        let program = Program::new(["true", "{{ input }}"]).unwrap();
+        let error = run_with(program, &json!(input).to_string()).await.unwrap_err();
+        assert!(!error.is_transient(), "{error:?}");
+        assert_eq!(error.name(), "program-arguments");
+        assert_eq!(error.to_string(), "the program \"true\" cannot be given its arguments");
+        assert!(std::error::Error::source(&error).is_some(), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn output_that_is_no_json_is_shown_with_its_place() {
     let message = |script: &'static str| async { run(sh(script)).await.unwrap_err().to_string() };
     let text = message("echo 'hello world'; echo oops >&2").await;
