@@ -11,6 +11,9 @@ use crate::{Error, Result};
 /// keys, the spelling of numbers and escapes are kept. Equality is equality of the text. Cloning
 /// shares the text.
 ///
+/// A document has at most [`MAX_DEPTH`](Self::MAX_DEPTH) levels of arrays and objects within each other: databases parse
+/// JSON on a stack.
+///
 /// For `serde` it is a raw value of `serde_json`: other formats cannot keep it, and neither can `#[serde(flatten)]`. An
 /// `Option<Payload>` reads JSON `null` as `None`, so a store that keeps one as JSON leaves the field out for
 /// `None` and reads one that is there as `Some`, whatever it holds.
@@ -18,6 +21,9 @@ use crate::{Error, Result};
 pub struct Payload(Arc<RawValue>);
 
 impl Payload {
+    /// How many levels of arrays and objects a document may have. What reads it into types takes fewer: `serde_json` 128.
+    pub const MAX_DEPTH: usize = 1_000;
+
     /// The document `null`.
     pub fn null() -> Self {
         Payload(RawValue::NULL.to_owned().into())
@@ -26,7 +32,8 @@ impl Payload {
     /// Takes JSON text as it is.
     ///
     /// # Errors
-    /// `Invalid` when the text is not one JSON document; the message has line and column.
+    /// `Invalid` when the text is not one JSON document; the message has line and column. `Invalid` for more than
+    /// [`MAX_DEPTH`](Self::MAX_DEPTH) levels.
     pub fn from_text(text: impl Into<String>) -> Result<Self> {
         let raw: Box<RawValue> = {
             let text = text.into();
@@ -36,17 +43,28 @@ impl Payload {
             }
         }
         .map_err(|error| Error::invalid(format!("not JSON: {error}")))?;
-        Ok(Payload(raw.into()))
+        Self::flat_enough(raw)
     }
 
     /// Serialises a value.
     ///
     /// # Errors
-    /// `Invalid` when the value cannot be written as JSON (a map with keys that are no strings).
+    /// `Invalid` when the value cannot be written as JSON (a map with keys that are no strings), or has more than
+    /// [`MAX_DEPTH`](Self::MAX_DEPTH) levels.
     pub fn from_value<T: Serialize + ?Sized>(value: &T) -> Result<Self> {
         let raw = serde_json::value::to_raw_value(value)
             .map_err(|error| Error::invalid(format!("cannot be written as JSON: {error}")))?;
-        Ok(Payload(raw.into()))
+        Self::flat_enough(raw)
+    }
+
+    fn flat_enough(raw: Box<RawValue>) -> Result<Self> {
+        match depth(raw.get()) > Self::MAX_DEPTH {
+            true => Err(Error::invalid(format!(
+                "arrays and objects within each other, more than {} levels deep",
+                Self::MAX_DEPTH
+            ))),
+            false => Ok(Payload(raw.into())),
+        }
     }
 
     /// Reads the document as a value of type `T`.
@@ -117,8 +135,29 @@ impl Serialize for Payload {
 
 impl<'de> Deserialize<'de> for Payload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Box::<RawValue>::deserialize(deserializer).map(|raw| Payload(raw.into()))
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Self::flat_enough(raw).map_err(serde::de::Error::custom)
     }
+}
+
+/// The most levels of arrays and objects within each other, of a text that is JSON.
+fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'[' | b'{' => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// Reads an optional document that is there: `null` is a document, not none. For
@@ -132,6 +171,21 @@ pub(crate) fn present<'de, D: Deserializer<'de>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn documents_that_are_nested_too_deeply_are_refused() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let beside = format!(r#"[{{"[[\\\"[": {}}}, [[]]]"#, nested(Payload::MAX_DEPTH - 2));
+        for good in [nested(Payload::MAX_DEPTH), beside.clone()] {
+            assert_eq!(Payload::from_text(good.as_str()).unwrap().as_str(), good);
+            assert!(serde_json::from_str::<Payload>(&good).is_ok());
+        }
+        assert_eq!(depth(&beside), Payload::MAX_DEPTH);
+        let bad = nested(Payload::MAX_DEPTH + 1);
+        let error = Payload::from_text(bad.as_str()).unwrap_err();
+        assert!(error.message().contains("1000 levels"), "{error}");
+        assert!(serde_json::from_str::<Payload>(&bad).is_err());
+    }
 
     #[test]
     fn text_is_kept_byte_for_byte_but_for_outer_white_space() {

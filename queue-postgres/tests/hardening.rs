@@ -335,6 +335,21 @@ async fn an_insert_that_waits_for_a_key_does_not_silence_the_hints_of_others() {
 }
 
 #[tokio::test]
+async fn the_deepest_of_documents_is_kept() {
+    let schema = Schema::new().unwrap();
+    let store = schema.options().unwrap().open().await.unwrap();
+    let deepest = ["[", "]"].map(|bracket| bracket.repeat(Payload::MAX_DEPTH)).concat();
+    let deepest = Payload::from_text(deepest).unwrap();
+    store.insert(&[NewJob::new("x", deepest.clone())]).await.unwrap();
+    let held = store.claim(&request(1)).await.unwrap().jobs.remove(0);
+    let patch = JobPatch::transition(Transition::Complete { output: Some(deepest.clone()) });
+    let settled = store.update_jobs(&[JobUpdate::held(held.id, held.fence, patch)]).await.unwrap();
+    assert!(settled[0].is_saved(), "{settled:?}");
+    let job = store.get(&[held.id], LogRead::None).await.unwrap().remove(0).unwrap();
+    assert_eq!((Some(job.input), job.output), (Some(deepest.clone()), Some(deepest)));
+}
+
+#[tokio::test]
 async fn the_longest_of_times_are_taken_and_last() {
     let schema = Schema::new().unwrap();
     for url in [true, false] {
