@@ -54,7 +54,10 @@ impl Harness for Sqlite {
 
     async fn breakable(&self, fault: Fault, clock: &Clock) -> Result<Breakable> {
         let (directory, path) = scratch()?;
-        let options = SqliteOptions::new(&path).clock(clock.clone()).max_bytes(FULL.unsigned_abs());
+        let mut options = SqliteOptions::new(&path).clock(clock.clone());
+        if fault == Fault::Full {
+            options = options.max_bytes(FULL.unsigned_abs());
+        }
         let store = options.busy_timeout(BUSY).open().await?;
         let place = path.display().to_string();
         let fixture = with_trips(&store).with_processes(place, clock).with_guard(directory);
