@@ -209,6 +209,14 @@ switches! {
         "A crash counts as a failed attempt.";
     RetriesByDefault: "19", "retries::memory::e3_without_retries_there_is_one_execution",
         "What says nothing of retries is retried once.";
+    CeilingIsPerStep: "21", "retries::memory::a_workflow_ceiling_is_one_for_all_tasks_of_the_job",
+        "The workflow's ceiling bounds each step by itself.";
+    QueueOrderBeforeCall: "8",
+        "passes::memory::the_order_of_a_call_goes_before_that_of_a_queue_and_that_before_the_worker_s",
+        "The order of a pass does not count where queues have their own.";
+    GlobalOrderIsIgnored: "8",
+        "passes::memory::the_order_of_a_call_goes_before_that_of_a_queue_and_that_before_the_worker_s",
+        "A worker's own order is forgotten.";
     WorkflowBeforeTask: "20", "retries::memory::e4_a_task_with_zero_retries_fails_the_job_whatever_the_workflow_allows",
         "The workflow's retries go before those of the task.";
     TheLastEntryWins: "27", "steps::memory::e16_two_hundred_parallel_steps",

@@ -32,12 +32,15 @@ impl Settings {
         let Some(queues) = queues.or(self.queues.as_deref()) else {
             return vec![(Queues::All, order.unwrap_or(self.order))];
         };
-        if let Some(order) = order {
+        if let Some(order) = order
+            && !broken!(QueueOrderBeforeCall)
+        {
             return vec![(Queues::Only(queues.to_vec()), order)];
         }
         let order_of = |queue: &QueueName| {
             let own = self.orders.iter().rev().find(|(name, _)| name == queue);
-            own.map_or(self.order, |(_, order)| *order)
+            let global = if broken!(GlobalOrderIsIgnored) { Order::Fifo } else { self.order };
+            own.map_or(global, |(_, order)| *order)
         };
         let other = reversed(self.order);
         [self.order, other]

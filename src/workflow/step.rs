@@ -233,8 +233,10 @@ impl Wf {
         failure.is_final = fatal
             || failure.cancelled
             || failures > step.budget && !broken!(RetriesForEver)
-            || options.retries.is_some_and(|ceiling| active.attempt > ceiling)
-                && !broken!(CeilingIsIgnored);
+            || options.retries.is_some_and(|ceiling| match broken!(CeilingIsPerStep) {
+                true => failures > ceiling,
+                false => active.attempt > ceiling,
+            }) && !broken!(CeilingIsIgnored);
         let mut entry = step.entry(self, state, attempt);
         entry.error = Some(failure.clone());
         // It rides with the write that ends the run: one write per failure.

@@ -18,6 +18,7 @@ crate::on_every_store!(
     e5_of_ten_concurrent_passes_by_id_exactly_one_gets_the_job,
     e6_sequential_passes_run_the_first_enqueued_first,
     e6_lifo_by_call_and_by_queue_reverses_the_order,
+    the_order_of_a_call_goes_before_that_of_a_queue_and_that_before_the_worker_s,
     e13_a_pass_runs_ten_jobs_or_as_many_as_its_limit,
     e14_a_pass_by_id_runs_only_that_job,
     e14_a_pass_by_label_runs_only_jobs_with_the_label,
@@ -102,6 +103,31 @@ async fn e6_lifo_by_call_and_by_queue_reverses_the_order(scene: Scene) {
         .unwrap();
     by_queue.run(Pass::new().sequential()).await.unwrap();
     assert_eq!(docs.all()[2..], ["newer", "older"]);
+}
+
+async fn the_order_of_a_call_goes_before_that_of_a_queue_and_that_before_the_worker_s(
+    scene: Scene,
+) {
+    let (stack, line) = (Order::Lifo, Order::Fifo);
+    for (global, queue, call, expected) in [
+        (stack, None, None, ["newer", "older"]),
+        (stack, Some(line), None, ["older", "newer"]),
+        (line, Some(stack), None, ["newer", "older"]),
+        (line, Some(stack), Some(line), ["older", "newer"]),
+        (stack, Some(line), Some(stack), ["newer", "older"]),
+        (stack, None, Some(line), ["older", "newer"]),
+    ] {
+        let docs = Docs::default();
+        enqueue_two(&scene.queue, QueueName::default()).await;
+        let mut worker = worker(scene.queue.clone(), &docs).order(global);
+        if let Some(order) = queue {
+            worker = worker.queue_order(QueueName::default(), order);
+        }
+        let pass = Pass::new().sequential();
+        let pass = call.into_iter().fold(pass, Pass::order);
+        worker.build().unwrap().run(pass).await.unwrap();
+        assert_eq!(docs.all(), expected, "{global:?}, {queue:?}, {call:?}");
+    }
 }
 
 /// Two jobs 100 ms apart, as their due times.
@@ -234,10 +260,17 @@ async fn all_queues_are_taken_only_where_that_is_said(scene: Scene) {
 }
 
 async fn a_limit_of_zero_is_refused(scene: Scene) {
+    scene.queue.enqueue_many(notes(3)).await.unwrap();
     let worker = worker(scene.queue.clone(), &Docs::default()).build().unwrap();
     let error = worker.run(Pass::new().limit(0)).await.unwrap_err();
     assert_eq!(error.kind(), queue::ErrorKind::Invalid);
     assert!(error.to_string().contains("at least 1"), "{error}");
+    // Nothing was leased either.
+    let jobs = scene.queue.find(queue::JobQuery::new(queue::JobFilter::all())).await.unwrap().items;
+    assert_eq!((jobs.len(), scene.trips.of("claim")), (3, 0));
+    let untouched =
+        |job: &queue::Job| (job.state, job.fence.count) == (queue::JobState::Waiting, 0);
+    assert!(jobs.iter().all(untouched), "{jobs:?}");
 }
 
 async fn a_pass_says_how_many_jobs_remain(scene: Scene) {

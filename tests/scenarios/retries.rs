@@ -16,6 +16,8 @@ crate::on_every_store!(
     e10_an_error_of_the_body_is_repeated_as_often_as_the_workflow_says,
     a_workflow_ceiling_of_zero_makes_the_first_failure_final,
     a_workflow_ceiling_bounds_tasks_that_ask_for_more,
+    a_workflow_ceiling_is_one_for_all_tasks_of_the_job,
+    the_budget_of_a_call_goes_before_that_of_its_task,
     the_workflow_is_the_default_budget_of_tasks_that_say_nothing,
     a_body_error_is_final_at_once_without_workflow_retries,
     a_retry_waits_for_its_backoff,
@@ -193,6 +195,38 @@ async fn a_workflow_ceiling_bounds_tasks_that_ask_for_more(scene: Scene) {
         .workflow(|_: Flow, wf: Wf| async move { wf.task("only", AlwaysFails).retries(9).await });
     let job = drained(worker, Flow).await;
     assert_eq!((job.state, docs.len()), (JobState::Failed, 2));
+}
+
+async fn a_workflow_ceiling_is_one_for_all_tasks_of_the_job(scene: Scene) {
+    workflow!(Flow, "flow", 1);
+    let docs = Docs::default();
+    let firsts = docs.clone();
+    let worker = worker(&scene.queue, &docs).workflow(move |_: Flow, wf: Wf| {
+        let firsts = firsts.clone();
+        async move {
+            let first = wf.run("fails once", || async {
+                firsts.write("fails once");
+                match firsts.count("fails once") {
+                    1 => Err(TaskError::new("not yet")),
+                    _ => Ok(1),
+                }
+            });
+            let first: u32 = first.retries(9).await?;
+            Ok(first + wf.task("second", AlwaysFails).retries(9).await?)
+        }
+    });
+    let job = drained(worker, Flow).await;
+    assert_eq!((job.state, job.attempt), (JobState::Failed, 2));
+    assert_eq!((docs.count("fails once"), docs.count("always-fails")), (2, 1));
+}
+
+async fn the_budget_of_a_call_goes_before_that_of_its_task(scene: Scene) {
+    workflow!(Flow, "flow");
+    let docs = Docs::default();
+    let worker = worker(&scene.queue, &docs)
+        .workflow(|_: Flow, wf: Wf| async move { wf.task("more", NoRetries).retries(2).await });
+    let job = drained(worker, Flow).await;
+    assert_eq!((job.state, job.attempt, docs.len()), (JobState::Failed, 3, 3));
 }
 
 async fn the_workflow_is_the_default_budget_of_tasks_that_say_nothing(scene: Scene) {

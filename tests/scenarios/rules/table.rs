@@ -66,8 +66,8 @@ pub const RULES: &[Rule] = &[
         sentence: "Only the legal transitions happen; an illegal one changes nothing.",
         tests: &[
             EveryStore("cancelling::cancelling_a_finished_job_says_so_and_changes_nothing"),
-            Property("UPD-1"),
-            Property("UPD-2"),
+            Property("UPD-4"),
+            Property("UPD-7"),
         ],
     },
     Rule {
@@ -126,6 +126,14 @@ pub const RULES: &[Rule] = &[
             EveryStore(
                 "editing::priorities_and_queues_are_set_for_all_jobs_that_match_and_have_not_ended",
             ),
+            EveryStore(
+                "passes::the_order_of_a_call_goes_before_that_of_a_queue_and_that_before_the_worker_s",
+            ),
+            Property("CLM-3"),
+            Property("CLM-4"),
+            Property("CLM-5"),
+            Property("CLM-6"),
+            Property("REA-11"),
         ],
     },
     Rule {
@@ -215,6 +223,7 @@ pub const RULES: &[Rule] = &[
             EveryStore("races::e26_the_fenced_holder_cannot_complete_a_job_that_failed_elsewhere"),
             EveryStore("hardening::an_attempt_that_lost_its_job_to_its_own_worker_is_told"),
             File("tests/faults/stops.rs", "a_stopped_worker_that_wakes_changes_nothing"),
+            Property("LSE-5"),
         ],
     },
     Rule {
@@ -227,6 +236,7 @@ pub const RULES: &[Rule] = &[
             EveryDatabase(
                 "poison::a_job_that_kills_its_worker_process_fails_once_it_is_over_its_cap",
             ),
+            Property("LSE-8"),
         ],
     },
     Rule {
@@ -268,6 +278,7 @@ pub const RULES: &[Rule] = &[
                 "retries::e4_a_task_with_zero_retries_fails_the_job_whatever_the_workflow_allows",
             ),
             EveryStore("retries::the_workflow_is_the_default_budget_of_tasks_that_say_nothing"),
+            EveryStore("retries::the_budget_of_a_call_goes_before_that_of_its_task"),
         ],
     },
     Rule {
@@ -281,6 +292,7 @@ pub const RULES: &[Rule] = &[
                 "retries::e10_an_error_of_the_body_is_repeated_as_often_as_the_workflow_says",
             ),
             EveryStore("retries::a_body_error_is_final_at_once_without_workflow_retries"),
+            EveryStore("retries::a_workflow_ceiling_is_one_for_all_tasks_of_the_job"),
         ],
     },
     Rule {
@@ -359,6 +371,8 @@ pub const RULES: &[Rule] = &[
             EveryDatabase(
                 "processes::e17_two_hundred_parallel_steps_in_eight_jobs_by_four_processes",
             ),
+            Property("LOG-1"),
+            Property("LOG-4"),
         ],
     },
     Rule {
@@ -405,9 +419,9 @@ pub const RULES: &[Rule] = &[
         part: "Steps and the log",
         sentence: "Entries keep one order everywhere.",
         tests: &[
-            Property("LOG-1"),
-            Property("LOG-4"),
             EveryStore("steps::entries_keep_one_order_and_are_read_from_any_place"),
+            Property("LOG-8"),
+            Property("LOG-15"),
         ],
     },
     Rule {
@@ -511,6 +525,7 @@ pub const RULES: &[Rule] = &[
             EveryStore("cancelling::a_handler_sees_its_token_with_the_next_heartbeat"),
             EveryStore("cancelling::a_cancelled_job_stays_cancelled_whatever_its_handler_returns"),
             EveryStore("cancel_races::cancelling_by_queue_leaves_the_other_queues_alone"),
+            Property("CAN-2"),
         ],
     },
     Rule {
@@ -541,6 +556,11 @@ pub const RULES: &[Rule] = &[
             Property("CAN-1"),
             Property("MOD-1"),
             Property("MOD-2"),
+            Property("CAN-3"),
+            Property("CAN-4"),
+            Property("CAN-5"),
+            Property("CAN-7"),
+            Property("LSE-7"),
         ],
     },
     Rule {
@@ -559,6 +579,10 @@ pub const RULES: &[Rule] = &[
             EveryStore("retention::a_sweep_with_nothing_to_delete_costs_no_trip"),
             EveryStore("retention::jobs_are_kept_for_a_time_after_their_end"),
             EveryStore("retention::a_worker_sweeps_while_it_serves"),
+            Property("DEL-1"),
+            Property("DEL-2"),
+            Property("DEL-3"),
+            Property("DEL-4"),
         ],
     },
     Rule {
@@ -573,6 +597,10 @@ pub const RULES: &[Rule] = &[
             EveryStore("lanes::a_failed_and_a_cancelled_job_free_their_lane"),
             EveryStore("serving::a_lane_is_never_exceeded_and_always_used"),
             Property("LAN-1"),
+            Property("LAN-2"),
+            Property("LAN-3"),
+            Property("LAN-7"),
+            Property("LAN-8"),
         ],
     },
     Rule {
@@ -583,6 +611,8 @@ pub const RULES: &[Rule] = &[
             EveryStore("lanes::supersede_cancels_only_what_has_never_been_started"),
             EveryStore("lanes::supersede_in_one_batch_leaves_the_last_job"),
             EveryStore("lanes::of_racing_enqueues_that_supersede_exactly_one_job_waits"),
+            Property("LAN-6"),
+            Property("INS-12"),
         ],
     },
     Rule {
@@ -598,6 +628,11 @@ pub const RULES: &[Rule] = &[
         tests: &[
             EveryStore("lanes::of_racing_enqueues_of_one_key_exactly_one_makes_a_job"),
             EveryStore("lanes::a_key_is_free_once_its_job_has_ended_or_held_as_long_as_it_says"),
+            Property("LAN-4"),
+            Property("INS-6"),
+            Property("INS-7"),
+            Property("INS-8"),
+            Property("INS-11"),
         ],
     },
     Rule {
