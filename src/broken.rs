@@ -217,6 +217,20 @@ switches! {
     GlobalOrderIsIgnored: "8",
         "passes::memory::the_order_of_a_call_goes_before_that_of_a_queue_and_that_before_the_worker_s",
         "A worker's own order is forgotten.";
+    LossIsNotTold: "15", "leases::memory::a_handler_is_told_that_another_worker_has_its_job",
+        "A worker whose renewal is refused goes on with the job.";
+    HeartbeatCancelIsIgnored: "35", "cancelling::memory::a_handler_sees_its_token_with_the_next_heartbeat",
+        "What a renewal says of a cancellation is not heard.";
+    PassConcurrencyIsIgnored: "7", "passes::memory::a_pass_runs_at_most_as_many_jobs_at_once_as_it_is_told",
+        "A pass runs all that it claimed at once.";
+    CompletedCanBeRetried: "5", "retry_by_hand::memory::only_failed_and_cancelled_jobs_can_be_retried_by_hand",
+        "A completed job can be retried by hand.";
+    RetryForgetsLabels: "5",
+        "retry_by_hand::memory::a_failed_job_is_retried_by_hand_as_a_new_job_linked_to_the_old_one",
+        "A job that retries another has none of its labels.";
+    SchedulingOffIsIgnored: "46",
+        "schedules::memory_by_the_clock::e21_a_worker_with_scheduling_off_runs_jobs_and_enqueues_none",
+        "A worker whose scheduling is off fires its schedules.";
     WorkflowBeforeTask: "20", "retries::memory::e4_a_task_with_zero_retries_fails_the_job_whatever_the_workflow_allows",
         "The workflow's retries go before those of the task.";
     TheLastEntryWins: "27", "steps::memory::e16_two_hundred_parallel_steps",

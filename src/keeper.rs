@@ -107,7 +107,9 @@ impl Keeper {
         for (active, outcome) in actives.iter().zip(outcomes) {
             match outcome {
                 Outcome::Applied(ack) | Outcome::Repeated(ack) => {
-                    if let Some(cancel) = ack.cancel {
+                    if let Some(cancel) = ack.cancel
+                        && !broken!(HeartbeatCancelIsIgnored)
+                    {
                         active.request_cancel(&cancel.reason);
                     }
                 }
@@ -117,7 +119,9 @@ impl Keeper {
                     .get(&active.id)
                     .is_some_and(|there| Arc::ptr_eq(there, active)) =>
                 {
-                    active.lose();
+                    if !broken!(LossIsNotTold) {
+                        active.lose();
+                    }
                 }
                 _ => {}
             }

@@ -62,7 +62,9 @@ impl Queue {
         let Some(old) = self.jobs(vec![id], LogRead::None).await?.pop().flatten() else {
             return Ok(Retried::Missing);
         };
-        if !matches!(old.state, State::Failed | State::Cancelled) {
+        let has_ended_badly = matches!(old.state, State::Failed | State::Cancelled)
+            || broken!(CompletedCanBeRetried) && old.state == State::Completed;
+        if !has_ended_badly {
             return Ok(Retried::Illegal { from: old.state });
         }
         let job = again(&old);
@@ -84,7 +86,9 @@ fn again(old: &Job) -> NewJob {
     }
     job.queue = old.queue.clone();
     job.priority = old.priority;
-    job.labels = old.labels.clone();
+    if !broken!(RetryForgetsLabels) {
+        job.labels = old.labels.clone();
+    }
     job.labels.insert(RETRY_OF.to_owned(), old.id.to_string());
     job.max_crashes = old.max_crashes;
     job.lane = old.lane.clone();

@@ -135,7 +135,8 @@ impl Worker {
             return Err(Error::invalid("the concurrency of a pass must be at least 1"));
         }
         let taken = self.claim_for(&pass, limit).await?;
-        let at_once = pass.concurrency.map_or(taken.len(), |many| many as usize).max(1);
+        let most = pass.concurrency.filter(|_| !broken!(PassConcurrencyIsIgnored));
+        let at_once = most.map_or(taken.len(), |many| many as usize).max(1);
         // All are held from the moment they are claimed, also those that wait for their turn.
         // A job that takes long holds up no slot but its own, so they end in any order.
         let run = |(place, taken): (usize, Taken)| {

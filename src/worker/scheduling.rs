@@ -42,6 +42,9 @@ impl Worker {
         let over = CancellationToken::new();
         let task = match self.settings.scheduling {
             Scheduling::Automatic => self.scheduler.start(over.clone()),
+            Scheduling::Off if broken!(SchedulingOffIsIgnored) => {
+                self.scheduler.start(over.clone())
+            }
             Scheduling::Off => None,
         };
         (Ticking { task, over: over.clone().drop_guard() }, over)

@@ -7,7 +7,7 @@ use queue::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::scene::{Docs, Scene, eventually};
+use crate::scene::{Docs, Scene, eventually, patience};
 
 crate::on_every_store!(
     e15_a_job_cancelled_by_id_stops_after_the_running_step,
@@ -124,9 +124,11 @@ async fn a_handler_sees_its_token_with_the_next_heartbeat(scene: Scene) {
         begun.notified().await;
         handle.cancel("enough").await.unwrap()
     };
-    let (summary, outcome) = tokio::join!(worker.run(Pass::new()), cancelling);
+    let running = tokio::time::timeout(patience(), worker.run(Pass::new()));
+    let (summary, outcome) = tokio::join!(running, cancelling);
     assert!(outcome.is_saved());
-    assert!(matches!(summary.unwrap().jobs[0].result, JobResult::Cancelled { .. }));
+    let summary = summary.expect("the handler is told").unwrap();
+    assert!(matches!(summary.jobs[0].result, JobResult::Cancelled { .. }));
     assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Cancelled);
 }
 

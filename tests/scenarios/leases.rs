@@ -4,13 +4,14 @@ use queue::{JobState, Pass, State, Task, TaskResult, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
-use crate::scene::{Docs, Fault, Scene, eventually};
+use crate::scene::{Docs, Fault, Scene, eventually, patience};
 
 crate::on_every_store!(
     e12_a_healthy_long_job_is_never_taken_over,
     a_graceful_stop_gives_running_jobs_back_without_using_an_attempt,
     a_graceful_stop_lets_jobs_finish_within_the_grace_time,
     a_worker_that_stalled_writes_nothing_into_the_next_attempt,
+    a_handler_is_told_that_another_worker_has_its_job,
     running_jobs_are_told_to_stop_although_a_claim_is_never_answered,
     a_lease_that_cannot_be_kept_is_refused,
     a_lease_that_would_never_be_over_is_refused,
@@ -158,6 +159,53 @@ async fn a_worker_that_stalled_writes_nothing_into_the_next_attempt(scene: Scene
     let job = handle.job().await.unwrap().unwrap();
     assert_eq!(handle.output().await.unwrap(), "from the second");
     assert_eq!((job.log.len(), job.crashes), (1, 1));
+}
+
+async fn a_handler_is_told_that_another_worker_has_its_job(scene: Scene) {
+    let (docs, told) = (Docs::default(), Arc::new(Notify::new()));
+    let worker = Worker::new(scene.queue.clone())
+        .state((docs.clone(), told.clone()))
+        .task(
+            |_: Long, ctx: queue::JobCtx, State((docs, told)): State<(Docs, Arc<Notify>)>| async move {
+                docs.write("begun");
+                ctx.cancelled().cancelled().await;
+                told.notify_one();
+                Ok("too late".to_owned())
+            },
+        )
+        .lease(Duration::from_millis(600))
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    let running = tokio::spawn(async move { worker.run(Pass::new()).await });
+    eventually("the job runs", || async { docs.len() == 1 }).await;
+    let job = handle.job().await.unwrap().unwrap();
+    let sibling = scene.sibling().await;
+    let store = sibling.store();
+    eventually("its lease is over", || async {
+        // The worker may renew it in between.
+        let held = queue::core::Held::new(job.id, job.fence);
+        store.heartbeat(&[held], Duration::from_micros(1)).await.unwrap();
+        !store.reap(std::num::NonZeroU32::MIN).await.unwrap().is_empty()
+    })
+    .await;
+    let request = queue::core::ClaimRequest::new(
+        queue::core::Queues::default(),
+        "another",
+        std::num::NonZeroU32::MIN,
+        Duration::from_secs(3_600),
+    );
+    let taken = store.claim(&request).await.unwrap().jobs.remove(0);
+    assert_eq!(taken.id, job.id);
+    tokio::time::timeout(patience(), told.notified()).await.expect("the handler is told");
+    let summary = running.await.unwrap().unwrap();
+    assert!(matches!(summary.jobs[0].result, queue::JobResult::Lost), "{summary:?}");
+    let now = handle.job().await.unwrap().unwrap();
+    assert_eq!(
+        (now.state, now.fence, now.holder.as_deref()),
+        (JobState::Running, taken.fence, Some("another"))
+    );
+    assert_eq!((now.log.len(), now.crashes), (0, 1));
 }
 
 /// Ends the lease of the running job as if its holder had been silent for that long.

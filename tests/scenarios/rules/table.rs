@@ -220,6 +220,7 @@ pub const RULES: &[Rule] = &[
         sentence: "Every write of an old holder is refused and changes nothing.",
         tests: &[
             EveryStore("leases::a_worker_that_stalled_writes_nothing_into_the_next_attempt"),
+            EveryStore("leases::a_handler_is_told_that_another_worker_has_its_job"),
             EveryStore("races::e26_the_fenced_holder_cannot_complete_a_job_that_failed_elsewhere"),
             EveryStore("hardening::an_attempt_that_lost_its_job_to_its_own_worker_is_told"),
             File("tests/faults/stops.rs", "a_stopped_worker_that_wakes_changes_nothing"),
