@@ -117,11 +117,10 @@ impl Keeper {
                 _ if self
                     .held()
                     .get(&active.id)
-                    .is_some_and(|there| Arc::ptr_eq(there, active)) =>
+                    .is_some_and(|there| Arc::ptr_eq(there, active))
+                    && !broken!(LossIsNotTold) =>
                 {
-                    if !broken!(LossIsNotTold) {
-                        active.lose();
-                    }
+                    active.lose();
                 }
                 _ => {}
             }
