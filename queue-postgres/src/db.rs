@@ -122,7 +122,7 @@ pub(crate) async fn once(
     match done.await {
         Ok(done) => {
             if done.is_ok() {
-                held.give_back();
+                held.give_back(limit);
             }
             done
         }
@@ -173,14 +173,14 @@ struct Held {
 impl Held {
     /// The driver asks whatever is given back for a sign of life, and waits for it for ever: a connection on which nothing is
     /// heard any more would be missing from the pool for as long.
-    fn give_back(&mut self) {
+    fn give_back(&mut self, limit: Duration) {
         let Some(mut connection) = self.connection.take() else { return };
         // Without a runtime it is closed.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else {
             return drop(connection.detach());
         };
         // Given up, it is closed, and another may be opened in its place.
-        let back = tokio::time::timeout(self.limit, connection.return_to_pool());
+        let back = tokio::time::timeout(limit, connection.return_to_pool());
         drop(runtime.spawn(async { drop(back.await) }));
     }
 
@@ -194,8 +194,9 @@ impl Drop for Held {
     /// After a call that failed, or was dropped half-way.
     fn drop(&mut self) {
         match self.pooler {
-            // What is on its way yet is read before the next call has it.
-            Pooler::None => self.give_back(),
+            // What is on its way yet is read before the next call has it. It comes when the server stops waiting for a lock, or
+            // not at all: over TLS, a read that was dropped half-way may leave the driver waiting for what it has already.
+            Pooler::None => self.give_back(self.limit.min(LOCK_WAIT + LOCK_WAIT / 2)),
             // The driver takes no notice of a transaction whose beginning was dropped, and gives the connection back
             // with it open: what is written there next is acknowledged and never committed.
             Pooler::Transaction => self.end(),
