@@ -100,7 +100,7 @@ pub trait JobStore: fmt::Debug + Send + Sync + 'static {
     /// are taken; a claim may pass over a job that another operation is writing at that
     /// moment, and then says so with a `next_due` that is not later than now. A repeat with the
     /// same token answers the jobs of the first call that are still held under it, if any is, and takes none besides; if
-    /// none is, it is a new claim. One trip.
+    /// none is, it is a new claim. A claim that still runs while it is repeated shares its limit with the repeat. One trip.
     async fn claim(&self, request: &ClaimRequest) -> Result<Claimed>;
 
     /// Makes changes and answers for each, in order, what became of it.

@@ -1,10 +1,10 @@
 //! Claiming: which jobs are taken, in which order, and when to come back.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use futures::TryStreamExt;
 use mongodb::{bson::doc, options::ReturnDocument};
-use queue_core::{Claim, ClaimRequest, Claimed, Job, JobId, Order, Result, State};
+use queue_core::{Claim, ClaimRequest, Claimed, Job, JobId, Order, Result, State, Timestamp};
 
 use crate::{
     batch::{self, Statement, Verdict},
@@ -55,11 +55,7 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
     let mut lanes = Lanes::default();
     let mut first = look::first(db, &wanted, limit).await?;
     if first.is_repeat {
-        // What the first try took may not have been acknowledged yet. What is answered now must not be taken back.
-        db.wait_for_majority().await?;
-        let jobs = held(db, request).await?;
-        let next_due = (jobs.len() < limit).then_some(now);
-        return Ok(Claimed::new(jobs, next_due));
+        return repeated(db, request, now).await;
     }
     let mut look_again = wanted.learn(db, &first).await? || request.order == Order::Lifo;
     if !first.marks.is_empty() {
@@ -70,11 +66,11 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
         true => look::again(db, &wanted, limit).await?,
         false => first.candidates,
     };
-    let mut taking = Taking { taken: 0, alone: None, is_lost: false };
+    let mut taking = Taking::default();
     let (mut round, mut most, mut own) = (0, limit, Vec::new());
     let mut is_wide = false;
     while !candidates.is_empty() {
-        let (picked, behind) = lanes.pick(db, &candidates, limit - taking.taken).await?;
+        let (picked, behind) = lanes.pick(db, &candidates, limit - taking.taken()).await?;
         let is_cut = candidates.len() == most;
         is_wide |= !behind.is_empty();
         // What is behind slots that are only to be taken is not parked yet: it would be lost from sight if they were not.
@@ -87,9 +83,9 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
             false => marks::park(db, &mut lanes, &others, now).await?,
         };
         own.extend(mine);
-        if picked.len() < limit - taking.taken && (is_cut || back) {
+        if picked.len() < limit - taking.taken() && (is_cut || back) {
             round += usize::from(back);
-            if taking.taken == 0 && round < ROUNDS {
+            if taking.taken() == 0 && round < ROUNDS {
                 // Parking may take long, and a lease begins with the taking: that comes last.
                 wanted.pass_by(&lanes, &picked);
                 lanes.unpick(&picked);
@@ -100,27 +96,30 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
             round = ROUNDS;
         }
         taking.take(db, &mut wanted, &mut lanes, picked).await?;
+        if taking.is_repeat {
+            return repeated(db, request, now).await;
+        }
         // Those of the last round as well, or each claim would read past them anew.
         let hidden = wanted.pass_by_none();
         if !own.is_empty() {
             back |= marks::park(db, &mut lanes, &std::mem::take(&mut own), now).await?;
         }
-        if taking.taken == limit || !(taking.is_lost || back || is_cut || hidden) {
+        if taking.taken() == limit || !(taking.is_lost || back || is_cut || hidden) {
             break;
         }
         round += 1;
         if round >= ROUNDS {
-            return Ok(Claimed::new(held(db, request).await?, Some(now)));
+            return repeated(db, request, now).await;
         }
-        most = if is_wide { BEHIND.max(limit) } else { limit - taking.taken };
+        most = if is_wide { BEHIND.max(limit) } else { limit - taking.taken() };
         candidates = look::again(db, &wanted, most).await?;
     }
-    let jobs = match (taking.taken, taking.alone) {
+    let jobs = match (taking.taken(), taking.alone) {
         (0, _) => Vec::new(),
         (1, Some(job)) => vec![job],
         _ => held(db, request).await?,
     };
-    if taking.taken == limit {
+    if jobs.len() >= limit {
         return Ok(Claimed::new(jobs, None));
     }
     if marks::repair_when_short(db).await {
@@ -130,16 +129,34 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
     Ok(Claimed::new(jobs, next_due))
 }
 
+/// The answer where this token has taken jobs before, or takes some meanwhile: who gives a call up does not know whether it
+/// has ended, and asks again.
+async fn repeated(db: &Db, request: &ClaimRequest, now: Timestamp) -> Result<Claimed> {
+    // What the first try took may not have been acknowledged yet. What is answered now must not be taken back.
+    db.wait_for_majority().await?;
+    let jobs = held(db, request).await?;
+    let is_full = u32::try_from(jobs.len()).is_ok_and(|held| held >= request.limit.get());
+    Ok(Claimed::new(jobs, (!is_full).then_some(now)))
+}
+
 /// What a claim has taken.
+#[derive(Default)]
 struct Taking {
-    taken: usize,
+    /// The places of its jobs, which are unique among those of this token.
+    places: BTreeSet<i64>,
     /// The first one, if it was taken alone.
     alone: Option<Job>,
     /// Whether some of the last ones were not to be had.
     is_lost: bool,
+    /// Whether the same claim takes jobs elsewhere.
+    is_repeat: bool,
 }
 
 impl Taking {
+    fn taken(&self) -> usize {
+        self.places.len()
+    }
+
     /// Takes candidates. Their leases begin now.
     async fn take(
         &mut self,
@@ -153,20 +170,25 @@ impl Taking {
             return Ok(());
         }
         let claim = Claim::of(wanted.request, db.now().await?);
+        let free = (1..).filter(|place| !self.places.contains(place));
+        let picked: Vec<(Pick, i64)> = picked.into_iter().zip(free).collect();
         let verdicts = match &picked[..] {
-            [pick] if self.taken == 0 => {
-                let (verdict, job) = take_one(db, wanted, &claim, pick).await?;
+            [(pick, place)] if self.places.is_empty() => {
+                let (verdict, job) = take_one(db, wanted, &claim, pick, *place).await?;
                 self.alone = job;
                 vec![verdict]
             }
             _ => {
-                let statements = picked.iter().map(|pick| statement(wanted, &claim, pick));
+                let statements =
+                    picked.iter().map(|(pick, place)| statement(wanted, &claim, pick, *place));
                 batch::run(db, statements.collect()).await?
             }
         };
-        for (pick, verdict) in picked.iter().zip(verdicts) {
+        for ((pick, place), verdict) in picked.iter().zip(verdicts) {
             match verdict {
-                Verdict::Applied => self.taken += 1,
+                Verdict::Applied => drop(self.places.insert(*place)),
+                // It has no slot that another could have: it is its place that is taken.
+                Verdict::Taken if pick.slot.is_none() => self.is_repeat = true,
                 _ => {
                     self.is_lost = true;
                     pass_over(pick, verdict, lanes, wanted);
@@ -209,14 +231,15 @@ pub(crate) struct Behind {
 }
 
 /// The write that takes a job: only if it still is what was looked for.
-fn statement(wanted: &Wanted<'_>, claim: &Claim, pick: &Pick) -> Statement {
+fn statement(wanted: &Wanted<'_>, claim: &Claim, pick: &Pick, place: i64) -> Statement {
     let mut before = codec::blank();
     before.control.wake = true;
     before.control.lane.clone_from(&pick.candidate.lane);
     before.control.unique.clone_from(&pick.candidate.yielding);
     let mut after = before.clone();
     after.control.claim(claim, pick.slot);
-    let change = Change::between(&before, &after);
+    let mut change = Change::between(&before, &after);
+    change.set.insert("claim_place", place);
     Statement {
         filter: wanted.still(&pick.candidate),
         update: change.into_update(),
@@ -230,8 +253,9 @@ async fn take_one(
     wanted: &Wanted<'_>,
     claim: &Claim,
     pick: &Pick,
+    place: i64,
 ) -> Result<(Verdict, Option<Job>)> {
-    let Statement { filter, update, .. } = statement(wanted, claim, pick);
+    let Statement { filter, update, .. } = statement(wanted, claim, pick, place);
     let found = db
         .jobs
         .find_one_and_update(filter, update)
@@ -244,7 +268,7 @@ async fn take_one(
             Ok((Verdict::Applied, Some(codec::read_job(&document, wanted.request.log)?)))
         }
         Err(error) => match code_of(&error) {
-            // The slot was taken meanwhile.
+            // The slot or the place was taken meanwhile.
             Some(DUPLICATE) => Ok((Verdict::Taken, None)),
             Some(code) if TOO_LARGE.contains(&code) => Ok((Verdict::TooLarge, None)),
             _ => Err(from_driver(Call::Write, error)),

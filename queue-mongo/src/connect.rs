@@ -232,11 +232,12 @@ fn indexes() -> Vec<Document> {
         },
         // Lanes that have a free slot since the last claim.
         doc! { "name": "freed", "key": { "freed": 1 }, "sparse": true },
-        // The jobs of a claim, and all running jobs. Their lease is in no index, or every
+        // The jobs of a claim, and all running jobs. A claim that runs on beside its repeat has the same places to give: each
+        // is given once, so that the two never hold more than their limit. The lease is in no index, or every
         // heartbeat would have to write one.
         doc! {
-            "name": "held", "partialFilterExpression": { "state": 1 },
-            "key": { "nonce": 1 },
+            "name": "held", "unique": true, "partialFilterExpression": { "state": 1 },
+            "key": { "nonce": 1, "claim_place": 1 },
         },
         // At most one job per unique key, and one per slot of a lane.
         doc! {

@@ -134,10 +134,21 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
 }
 
 async fn claim_at_once(db: &Db, request: &ClaimRequest, wanted: &Wanted) -> Result<Claimed> {
-    let mut spare = SPARE;
+    let (mut spare, mut tried) = (SPARE, 0);
     loop {
         let args = || bind(Args::new().with(db.now()), request, wanted, spare);
-        let rows = db.rows("claim", db.sql.claim(wanted.shape), args).await?;
+        let rows = match db.try_rows(db.sql.claim(wanted.shape), args).await {
+            // The same claim, given up and not ended yet, was faster: then this one finds what that took.
+            Err(error) if error::is_unique_violation(&error) => {
+                tried += 1;
+                if tried == TRIES {
+                    return Err(db::contention("claim"));
+                }
+                db::pause(tried).await;
+                continue;
+            }
+            rows => rows.map_err(|error| error::from_sqlx(error, "claim"))?,
+        };
         match answer(&rows, request)? {
             Answer::Repeated => {
                 if let Some(claimed) = repeated(db, request).await? {
@@ -186,7 +197,11 @@ pub(crate) async fn update_and_claim(
     }
     let wanted = Wanted::of(request);
     let args = || bind(update::args(db.now(), updates, limit), request, &wanted, SPARE);
-    let rows = db.rows("update_and_claim", db.sql.fused(wanted.shape), args).await?;
+    let rows = match db.try_rows(db.sql.fused(wanted.shape), args).await {
+        // The same claim was faster, or holds a job that these updates end.
+        Err(error) if error::is_unique_violation(&error) => return Ok(None),
+        rows => rows.map_err(|error| error::from_sqlx(error, "update_and_claim"))?,
+    };
     let Some(first) = rows.first() else {
         return Err(error::corrupt("an update without an answer"));
     };
@@ -370,7 +385,7 @@ async fn claim_by_looking(
                 let due = [later, lease].into_iter().flatten().min();
                 return Ok(Claimed::new(jobs, due));
             }
-            // A rival took a slot between the look and the lock.
+            // A rival took a slot between the look and the lock, or the same claim a job.
             Err(error) if error::is_unique_violation(&error) && tried < TRIES => {
                 db::pause(tried).await
             }

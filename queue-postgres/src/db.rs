@@ -139,7 +139,7 @@ pub(crate) async fn once(
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// The server's own limits for statements, in milliseconds. One that nobody waits for any more must not be made later, beside
-/// its repeat: two claims with one token, both waiting for a lock, took twice the limit when it was released.
+/// its repeat.
 pub(crate) fn limits(call_timeout: Duration) -> [(&'static str, String); 2] {
     let millis = |limit: Duration| limit.as_millis().clamp(1, i32::MAX as u128).to_string();
     [

@@ -23,7 +23,7 @@ const LOG: &str = "LEFT JOIN LATERAL (
 /// What a claim sets. Leases begin when their rows are locked: the updates that go with a claim may have waited for theirs.
 const CLAIMED: &str = "state = 1, attempt = j.attempt + 1, fence = j.fence + 1, nonce = {token}::uuid, \
     version = j.version + 1, holder = {holder}, lease_until = least({clock} + {lease}::bigint, {max}), \
-    started_at = t.now, wake = false, \
+    claim_place = p.place, started_at = t.now, wake = false, \
     held_key = CASE WHEN j.unique_mode = 1 THEN NULL ELSE j.held_key END";
 
 const NOW: &str =

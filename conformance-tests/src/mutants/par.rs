@@ -1,13 +1,13 @@
 use futures::FutureExt;
 use queue_core::{
-    Ack, BulkChange, Fired, Guard, Inserted, Job, JobId, JobUpdate, Judgement, NewJob, Outcome,
-    Reaped, Result, ScheduleStat, State, Timestamp, Transition,
+    Ack, BulkChange, ClaimRequest, Claimed, Fired, Guard, Inserted, Job, JobId, JobUpdate,
+    Judgement, NewJob, Outcome, Reaped, Result, ScheduleStat, State, Timestamp, Transition,
     spec::{Stored, World, superseded_by},
 };
 
 use super::{Flaw, Mutant, Shared, raw};
 
-/// Mutants whose flaw is a race between two different operations: each is in two steps, between which something else happens.
+/// Mutants whose flaw is a race between two operations: each is in two steps, between which something else happens.
 pub(super) const MUTANTS: &[Mutant] = &[
     Mutant::new(
         "supersede-judges-then-cancels",
@@ -37,6 +37,33 @@ pub(super) const MUTANTS: &[Mutant] = &[
                     let read = store.step(|world, _| world.get(&ids, request.log));
                     claimed.jobs = read.into_iter().flatten().collect();
                     Ok(claimed)
+                }
+                .boxed()
+            })
+        },
+    ),
+    Mutant::new(
+        "repeat-beside-its-claim-takes-as-much",
+        "a claim looks whether it is a repeat before it takes its jobs, with nothing to hold both together",
+        &["CLM-25"],
+        || beside(|_| true),
+    ),
+    Mutant::new(
+        "filtered-repeat-beside-its-claim-takes-as-much",
+        "the same, of claims that are narrowed by a filter",
+        &["CLM-25"],
+        || beside(|request| request.filter.is_some()),
+    ),
+    Mutant::new(
+        "update-and-claim-beside-its-repeat-takes-as-much",
+        "the same, of claims that are made with updates",
+        &["CLM-25"],
+        || {
+            Flaw::none().both_racing(move |store, updates, request| {
+                async move {
+                    request.check()?;
+                    let outcomes = store.step(|world, now| world.update(updates, now))?;
+                    Ok((outcomes, look_then_take(store, request).await?))
                 }
                 .boxed()
             })
@@ -394,5 +421,30 @@ fn before_the_write(racing: fn(&JobUpdate) -> bool, restore: fn(&Stored, &mut St
         }
         let outcomes = world.update(std::slice::from_ref(update), now);
         outcomes.map_or(Outcome::Missing, |mut outcomes| outcomes.remove(0))
+    })
+}
+
+async fn look_then_take(store: &Shared, request: &ClaimRequest) -> Result<Claimed> {
+    request.check()?;
+    if let Some(repeated) = store.step(|world, now| world.repeated_claim(request, now)) {
+        return Ok(repeated);
+    }
+    store.pause().await;
+    Ok(store.step(|world, now| {
+        let picked = world.pick(request, now);
+        raw::take(world, &picked, request, now)
+    }))
+}
+
+/// Where it is concerned, a claim does not notice that it runs beside its repeat.
+fn beside(concerned: fn(&ClaimRequest) -> bool) -> Flaw {
+    Flaw::none().claim_racing(move |store, request| {
+        async move {
+            match concerned(request) {
+                true => look_then_take(store, request).await,
+                false => store.step(|world, now| world.claim(request, now)),
+            }
+        }
+        .boxed()
     })
 }

@@ -58,6 +58,7 @@ group! {
     "CLM-22", "next_due is no later than the first waiting job that is asked for, and not now in vain" => due::waiting_jobs_count;
     "CLM-23", "next_due is no later than the end of any lease" => due::leases_count;
     "CLM-24", "a repeated claim that holds fewer jobs than it may says when there may be more" => repeats::repeats_say_when_there_is_more;
+    "CLM-25", "claims with one token that run at the same time hold no more than their limit together" => repeats::repeats_beside_the_first_share_its_limit;
 }
 
 async fn held(store: &Store) -> Checked<u64> {

@@ -22,7 +22,7 @@ picked AS MATERIALIZED (
 ),
 taken AS (
     UPDATE {s}.job j SET {claimed}
-    FROM t, picked p
+    FROM t, (SELECT id, row_number() OVER () AS place FROM picked) p
     WHERE j.id = ANY (ARRAY[p.id]) AND j.state < 1
     RETURNING j.*
 )

@@ -22,6 +22,8 @@ CREATE TABLE {s}.job (
     finished_at      bigint,
     holder           text,
     lease_until      bigint,
+    -- The job's place among those that one claim took, from 1 to the claim's limit.
+    claim_place      bigint,
     cancel_reason    text,
     cancel_at        bigint,
     wake             boolean  NOT NULL DEFAULT false,
@@ -57,9 +59,10 @@ CREATE INDEX job_laned_open ON {s}.job (queue, kind, rank, run_at, id) INCLUDE (
 CREATE INDEX job_laned ON {s}.job (queue, kind, rank, lane_key, lane_limit, run_at, id)
     WHERE state = 0 AND lane_key IS NOT NULL;
 
--- Finds what a repeated claim took, and lists the running jobs for reap. The end of the lease is in no
+-- Finds what a repeated claim took, and lists the running jobs for reap. A claim that runs on beside its repeat has the same
+-- places to give: each is given once, so that the two never hold more than their limit. The end of the lease is in no
 -- index: heartbeats would then write a new index entry each (none of 10,000 was a heap-only update).
-CREATE INDEX job_running ON {s}.job (nonce) WHERE state = 1;
+CREATE UNIQUE INDEX job_running ON {s}.job (nonce, claim_place) WHERE state = 1;
 
 CREATE INDEX job_ended ON {s}.job (state, queue, finished_at) WHERE state > 1;
 CREATE UNIQUE INDEX job_key ON {s}.job (held_key) WHERE held_key IS NOT NULL;

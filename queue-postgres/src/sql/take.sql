@@ -14,7 +14,7 @@ lane AS MATERIALIZED (
     FROM (SELECT DISTINCT w.lane_key FROM wish w WHERE w.lane_key IS NOT NULL ORDER BY 1) d
 ),
 picked AS MATERIALIZED (
-    SELECT j.id, w.slot
+    SELECT j.id, w.slot, w.place
     FROM wish w LEFT JOIN lane l ON l.lane_key = w.lane_key JOIN {s}.job j ON j.id = ANY (ARRAY[w.id])
     WHERE (w.lane_key IS NULL OR l.ours)
         AND j.state < 1 AND j.run_at <= (SELECT now FROM t)

@@ -3,15 +3,16 @@
 use std::time::Duration;
 
 use queue_core::{
-    BulkChange, ClaimRequest, Guard, Job, JobFilter, JobPatch, JobStoreExt, LogRead, Order,
-    Outcome, State, Timestamp, When,
+    BulkChange, ClaimRequest, Guard, Job, JobFilter, JobPatch, JobStoreExt, JobUpdate, Lane,
+    LogRead, Order, Outcome, State, Timestamp, When,
 };
 
 use super::super::scene::{
-    LEASE, another, brief, cancel, complete, edit, entry, ids, job, n, new_ids, plain_jobs, put,
-    put_all, queue, release, settle, take_for, update, wanted_from, wanted_ids,
+    LEASE, another, brief, cancel, cancelling, complete, edit, ending, entry, give_up, ids, job, n,
+    new_ids, plain_jobs, put, put_all, queue, release, running, settle, take_for, update, wanted,
+    wanted_from, wanted_ids,
 };
-use crate::{Case, Checked, Stop, check, check_eq};
+use crate::{Case, Checked, Stop, check, check_eq, race};
 
 /// The job is answered again whatever has become of its queue, its labels, its lease.
 pub(super) async fn repeats_answer_what_is_held(case: &Case<'_>) -> Checked {
@@ -169,6 +170,82 @@ pub(super) async fn repeats_say_when_there_is_more(case: &Case<'_>) -> Checked {
             "the job that was given back is to be had now ({now}), but next_due is {:?}",
             claimed.next_due
         );
+    }
+    Ok(())
+}
+
+/// Who gives a call up does not know whether it has ended, and asks again: the two may run side by side.
+pub(super) async fn repeats_beside_the_first_share_its_limit(case: &Case<'_>) -> Checked {
+    const LIMIT: u32 = 3;
+    let store = case.store();
+    let handles = case.handles(4).await?;
+    for round in 0..case.times(3) {
+        for way in ["all", "a queue", "a filter", "lanes", "an update"] {
+            let name = format!("{way} {round}");
+            let mut jobs = plain_jobs(16);
+            for (index, job) in jobs.iter_mut().enumerate() {
+                job.queue = queue(&name)?;
+                job.labels.insert("way".to_owned(), name.clone());
+                job.lane = (way == "lanes").then(|| Lane::new(format!("{name} {}", index / 2)));
+            }
+            let mut request = match way {
+                "all" => wanted(LIMIT),
+                _ => wanted_from(&[&name], LIMIT)?,
+            };
+            request.filter = (way == "a filter").then(|| JobFilter::label("way", &*name));
+            let mut updates = Vec::new();
+            if way == "an update" {
+                let held = running(store).await?;
+                let done = ending(complete(), JobPatch::append([entry("done")]));
+                updates.push(JobUpdate::held(held.id, held.fence, done));
+            }
+            put_all(store, &jobs).await?;
+
+            let answers = race(6, |who| {
+                let (store, request, updates) =
+                    (handles[who % 4].clone(), request.clone(), updates.clone());
+                async move {
+                    if updates.is_empty() {
+                        return Ok(store.claim(&request).await?.jobs);
+                    }
+                    let (outcomes, claimed) = store.update_and_claim(&updates, &request).await?;
+                    check!(
+                        matches!(outcomes[..], [Outcome::Applied(_) | Outcome::Repeated(_)]),
+                        "the update of a claim that ran beside its repeat: {outcomes:?}"
+                    );
+                    Ok(claimed.jobs)
+                }
+            })
+            .await?;
+
+            let stored = store.get(&new_ids(&jobs), LogRead::None).await?;
+            let taken: Vec<Job> =
+                stored.into_iter().flatten().filter(|job| job.state == State::Running).collect();
+            check!(
+                taken.len() <= LIMIT as usize,
+                "{} jobs are held under one token, whose claims ({way}) asked for {LIMIT}",
+                taken.len()
+            );
+            for answered in answers.iter().flatten() {
+                check!(
+                    taken.iter().any(|job| job.id == answered.id && job.fence == answered.fence),
+                    "job {} was answered and is not held ({way})",
+                    answered.id
+                );
+            }
+            let mut again = ids(&store.claim(&request).await?.jobs);
+            again.sort_unstable();
+            let mut taken = ids(&taken);
+            taken.sort_unstable();
+            check_eq!(again, taken, "what the last repeat answers, against what is held ({way})");
+            check!(!taken.is_empty(), "of claims with one token none took a job ({way})");
+            let all = JobFilter::ids(new_ids(&jobs));
+            store.update_where(&all, &cancelling("the way is done")).await?;
+            let held = store.get(&taken, LogRead::None).await?;
+            for job in held.iter().flatten() {
+                settle(store, job, give_up()).await?;
+            }
+        }
     }
     Ok(())
 }

@@ -5,9 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use queue_core::{Effect, Fence, LogRead, State, spec::Op};
+use queue_core::Effect;
 
-use super::super::scene::Store;
 use super::{
     Reference, check_effect, check_repeat, is_write,
     scenes::{Scene, scenes},
@@ -44,7 +43,7 @@ impl<F: Future> Future for Steps<F> {
 
 pub(super) async fn whole_or_not_at_all(case: &Case<'_>) -> Checked {
     let (store, reference) = (case.store(), Reference::of(case)?);
-    let (mut dropped, mut happened, mut late) = (0, 0, 0);
+    let (mut dropped, mut happened) = (0, 0);
     let names: Vec<&str> = scenes(case, "names")?.iter().map(|scene| scene.name).collect();
     for (index, name) in names.into_iter().enumerate() {
         let mut is_through = false;
@@ -92,30 +91,11 @@ pub(super) async fn whole_or_not_at_all(case: &Case<'_>) -> Checked {
                 }
             }
             let repeated = check_repeat(&reference, store, &scene, &expected).await;
-            match repeated {
-                // Two claims with one token at once: the first one came later than anything here waits for.
-                Err(Stop::Fail(_)) if is_held_late(store, &scene).await? => late += 1,
-                repeated => repeated.map_err(|stop| at(stop, name, step))?,
-            }
+            repeated.map_err(|stop| at(stop, name, step))?;
         }
     }
-    case.note(format!(
-        "{dropped} calls dropped, of which {happened} had happened, {late} claims made later than their repeat"
-    ));
+    case.note(format!("{dropped} calls dropped, of which {happened} had happened"));
     Ok(())
-}
-
-/// Whether all jobs of a claim wait still or are held by it.
-async fn is_held_late(store: &Store, scene: &Scene) -> Checked<bool> {
-    let token = match &scene.op {
-        Op::Claim(wanted) | Op::UpdateAndClaim(_, wanted) => wanted.token,
-        _ => return Ok(false),
-    };
-    let jobs = store.get(&scene.ids, LogRead::None).await?;
-    Ok(jobs
-        .into_iter()
-        .flatten()
-        .all(|job| job.state != State::Running || job.fence == Fence::new(1, token)))
 }
 
 fn at(stop: Stop, name: &str, step: usize) -> Stop {
