@@ -26,6 +26,7 @@ mod seen;
 mod wanted;
 
 use lanes::Lanes;
+use marks::Mark;
 pub(crate) use marks::{Last, mark, mark_in, repair};
 pub(crate) use seen::Seen;
 use wanted::{Candidate, Wanted};
@@ -60,6 +61,7 @@ pub(crate) async fn claim(db: &Db, request: &ClaimRequest) -> Result<Claimed> {
     let mut look_again = wanted.learn(db, &first).await? || request.order == Order::Lifo;
     if !first.marks.is_empty() {
         let marks = std::mem::take(&mut first.marks);
+        wanted.marks = marks.iter().flat_map(Mark::signs).collect();
         look_again |= marks::reopen(db, &mut wanted, &mut lanes, marks, limit).await?;
     }
     let mut candidates = match look_again {

@@ -12,8 +12,9 @@ use std::{
 use futures::TryStreamExt;
 use mongodb::bson::{Document, doc};
 use queue_core::{
-    ClaimRequest, Clock, Fire, Fired, Inserted, JobId, JobPatch, JobStore, JobStoreExt, JobUpdate,
-    Keep, NewJob, Outcome, Payload, Queues, Timestamp, Transition, Unique, async_trait,
+    ClaimRequest, Clock, Fire, Fired, Inserted, Job, JobId, JobPatch, JobStore, JobStoreExt,
+    JobUpdate, Keep, Lane, NewJob, Outcome, Payload, Queues, Timestamp, Transition, Unique,
+    async_trait,
 };
 use queue_mongo::{MongoOptions, MongoStore, Wake, mongodb};
 use server::{Scratch, Server};
@@ -100,15 +101,17 @@ impl World {
 
     /// Runs all that is due to its end. Jobs that are not kept are gone then.
     async fn run(&self) -> Vec<JobId> {
-        let many = NonZeroU32::new(100).unwrap();
-        let request = ClaimRequest::new(Queues::All, "tester", many, Duration::from_secs(60));
-        let jobs = self.direct.claim(&request).await.unwrap().jobs;
+        let jobs = self.direct.claim(&request()).await.unwrap().jobs;
+        self.complete(&jobs).await;
+        jobs.iter().map(|job| job.id).collect()
+    }
+
+    async fn complete(&self, jobs: &[Job]) {
         let complete = JobPatch::transition(Transition::Complete { output: None });
         let updates: Vec<_> =
             jobs.iter().map(|job| JobUpdate::held(job.id, job.fence, complete.clone())).collect();
         let outcomes = self.direct.update_jobs(&updates).await.unwrap();
         assert!(outcomes.iter().all(Outcome::is_saved));
-        jobs.iter().map(|job| job.id).collect()
     }
 
     /// Asserts that nothing is left to run, and no intent.
@@ -119,6 +122,11 @@ impl World {
         let left: Vec<Document> = left.try_collect().await.unwrap();
         assert!(left.is_empty(), "made twice, at {place}: {left:?}");
     }
+}
+
+fn request() -> ClaimRequest {
+    let many = NonZeroU32::new(100).unwrap();
+    ClaimRequest::new(Queues::All, "tester", many, Duration::from_secs(60))
 }
 
 fn superseding() -> NewJob {
@@ -235,4 +243,68 @@ async fn a_caller_that_stalls_while_its_slot_is_passed_over_makes_no_job() {
         world.assert_done(place).await;
     }
     panic!("a fire of more than {PLACES} commands");
+}
+
+/// A claim that finds a lane full is held up while the job in the lane ends, and once more while the next one starts: it must
+/// not say that there is nothing to wait for, nor to wait for something else.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_that_stalls_while_its_lane_moves_on_says_when_to_come_back() {
+    let mut stalls = 0;
+    for (first, more) in (0..PLACES).flat_map(|first| (0..PLACES).map(move |more| (first, more))) {
+        let world = World::open(0).await;
+        let laned = || {
+            let mut job = NewJob::new("task", Payload::null());
+            job.lane = Some(Lane::new("lane"));
+            job
+        };
+        world.direct.insert(&[laned(), laned()]).await.unwrap();
+        let running = world.direct.claim(&request()).await.unwrap().jobs;
+        assert_eq!(running.len(), 1);
+        let until = running[0].lease_until.unwrap();
+
+        world.stalling.passing.store(first, Ordering::SeqCst);
+        world.stalling.has_intent.store(true, Ordering::SeqCst);
+        let slow = world.slow.clone();
+        let mut call = tokio::spawn(async move { slow.claim(&request()).await.unwrap() });
+        let (mut next, mut held) = (Vec::new(), 0);
+        while held < 2 {
+            tokio::select! {
+                biased;
+                () = world.stalling.is_held.notified() => {}
+                _ = tokio::time::sleep(Duration::from_secs(10)) => panic!("no command, no answer"),
+                () = async { while !call.is_finished() { tokio::task::yield_now().await } } => break,
+            }
+            let pass = match held {
+                0 => {
+                    world.complete(&running).await;
+                    more
+                }
+                _ => {
+                    next = world.direct.claim(&request()).await.unwrap().jobs;
+                    usize::MAX
+                }
+            };
+            held += 1;
+            world.stalling.passing.store(pass, Ordering::SeqCst);
+            world.stalling.go_on.notify_one();
+        }
+        let claimed = (&mut call).await.unwrap();
+        wire::assert_sound();
+        stalls += held;
+        let now = world.direct.ping().await.unwrap();
+        let due = claimed.next_due.unwrap_or(Timestamp::MAX);
+        let place = format!("held {held} times, after {first} commands and {more} more");
+        if claimed.jobs.is_empty() {
+            // Of what ran when the claim began, or of what runs since.
+            let latest = next.first().and_then(|job| job.lease_until).unwrap_or(now);
+            assert!(
+                due <= latest.max(if held == 0 { until } else { now }),
+                "{place}: {due}, {now}"
+            );
+        }
+        if held == 0 && more == 0 {
+            break;
+        }
+    }
+    assert!(stalls > 4, "{stalls}");
 }

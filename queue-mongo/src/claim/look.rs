@@ -196,14 +196,17 @@ fn keep_earlier(earliest: &mut Option<Timestamp>, at: Timestamp) {
 /// ranges than a pipeline may have parts.
 ///
 /// Jobs that are not yet due count whether or not their lane has room by now; that is early at most. Jobs behind
-/// full lanes are parked by then.
+/// full lanes are parked by then; a mark that the first look has not met says that they have room since.
+///
+/// What is read is not of one instant, so that leases are read before and after all else: a run that ends meanwhile is seen
+/// before, or its mark is, and one that starts meanwhile among the jobs that wait, or after.
 pub(super) async fn next_due(db: &Db, wanted: &Wanted<'_>) -> Result<Option<Timestamp>> {
-    // Before everything else: a run that ends meanwhile is then seen here, or else among the jobs that wait.
-    let mut leases = vec![vec![
+    let lease = vec![
         doc! { "$match": { "state": 1 } },
         doc! { "$group": { "_id": Bson::Null, "at": { "$min": "$lease_until" } } },
         doc! { "$project": { "at": 1, "_id": 0 } },
-    ]];
+    ];
+    let mut leases = vec![lease.clone()];
     let mut earliest: Option<Timestamp> = None;
     // As a majority has them: a claim that is not yet acknowledged may still come to nothing. That is why the ranges are
     // asked for anew: the look before saw what others are about to take as taken.
@@ -220,12 +223,21 @@ pub(super) async fn next_due(db: &Db, wanted: &Wanted<'_>) -> Result<Option<Time
         ranges.queues = Some(open.collect());
     }
     let mut parts = leases;
+    parts.push(marks::steps());
     parts.extend(ranges.singles().into_iter().map(|range| wanted.earliest(range)));
+    parts.push(lease);
     for parts in parts.chunks(PARTS) {
         let steps = union(parts.to_vec());
         let mut found = jobs.aggregate(steps).await.map_err(failed)?;
         while let Some(document) = found.try_next().await.map_err(failed)? {
-            keep_earlier(&mut earliest, document.time("at")?);
+            if !document.has("marks") {
+                keep_earlier(&mut earliest, document.time("at")?);
+                continue;
+            }
+            let mark = Mark::read(&document)?;
+            if mark.matters() && mark.signs().any(|sign| !wanted.marks.contains(&sign)) {
+                return Ok(Some(wanted.now));
+            }
         }
     }
     Ok(earliest.map(|at| at.max(wanted.now)))

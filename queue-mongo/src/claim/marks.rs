@@ -98,6 +98,16 @@ impl Mark {
         Ok(mark)
     }
 
+    /// The documents that say so.
+    pub(super) fn signs(&self) -> impl Iterator<Item = (Bson, i64)> {
+        self.jobs.iter().cloned().chain(self.bare.iter().map(|id| (id.clone(), 0)))
+    }
+
+    /// Whether jobs are parked behind the lane.
+    pub(super) fn matters(&self) -> bool {
+        !self.limits.is_empty()
+    }
+
     /// Takes the mark away, unless the job has run once more and left a new one. Not a change of the job: its revision
     /// stays.
     fn clear(&self) -> impl Iterator<Item = Statement> {

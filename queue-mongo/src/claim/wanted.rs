@@ -40,6 +40,8 @@ pub(super) struct Wanted<'a> {
     pub(super) ranges: Ranges,
     pub(super) paused: Vec<String>,
     pub(super) now: Timestamp,
+    /// The marks of lanes that the first look met.
+    pub(super) marks: Vec<(Bson, i64)>,
     lost: Vec<JobId>,
     passed_by: PassedBy,
 }
@@ -67,8 +69,15 @@ impl<'a> Wanted<'a> {
             Kinds::Only(kinds) => kinds.iter().map(|kind| kind.as_ref().to_owned()).collect(),
         };
         let ranges = Ranges { queues, kinds };
-        let (paused, lost) = (Vec::new(), Vec::new());
-        Wanted { request, ranges, paused, now, lost, passed_by: PassedBy::default() }
+        Wanted {
+            request,
+            ranges,
+            paused: Vec::new(),
+            now,
+            marks: Vec::new(),
+            lost: Vec::new(),
+            passed_by: PassedBy::default(),
+        }
     }
 
     /// Leaves out paused queues, and looks for all kinds that there are. Whether that makes a difference.
