@@ -63,6 +63,10 @@ switches! {
         "A job that was claimed and not started is left to its lease.";
     ClaimsBeyondFreeSlots: "12", "bounds::memory::a_worker_claims_no_more_jobs_than_it_has_free_slots",
         "A worker claims as many jobs as it has slots, free or not.";
+    PassesClaimBeyondTheirSlots: "12", "passes::memory::a_pass_claims_no_more_than_it_can_start",
+        "A pass claims its whole limit, whatever its concurrency.";
+    PassesRunRetriesAtOnce: "11", "passes::memory::a_retry_that_goes_first_waits_for_the_next_pass_too",
+        "A pass that claims a job anew runs it again.";
     BufferDisablesRenewal: "18", "leases::memory::a_lease_that_cannot_be_kept_is_refused",
         "A renewal interval beyond the lease is taken as it is.";
     CeilingIsIgnored: "21", "retries::memory::a_workflow_ceiling_bounds_tasks_that_ask_for_more",

@@ -164,7 +164,7 @@ impl Taken {
 
 async fn drive(bench: &Bench, job: Job, about: &Arc<About>) -> Ended {
     let active = &about.active;
-    // A job may have waited for its turn, and its heartbeats told what happened meanwhile.
+    // A busy runtime may have started it late, and its heartbeats told what happened meanwhile.
     if active.lost.is_cancelled() {
         return Ending::Lost.into();
     }

@@ -1,12 +1,17 @@
-use std::{borrow::Cow, num::NonZeroU32, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::{HashSet, VecDeque},
+    num::NonZeroU32,
+    sync::Arc,
+};
 
-use futures::{FutureExt, StreamExt, stream};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use queue_core::{
     ClaimRequest, Error, JobFilter, JobId, JobStore, Order, QueueName, Result, State,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::Worker;
+use super::{Worker, serve::give_back};
 use crate::{
     JobReport, JobResult, Summary,
     fresh::{Fresh, Handed},
@@ -87,8 +92,8 @@ impl Pass {
         self.filter(filter.with_label(key, value))
     }
 
-    /// At most so many jobs at once, in claim order; as many as are claimed when it is not called. 0 is refused by
-    /// [`Worker::run`].
+    /// At most so many jobs at once, in claim order; as many as the limit says when it is not called. A job is claimed when there
+    /// is a slot for it, and not before. 0 is refused by [`Worker::run`].
     pub const fn concurrency(mut self, concurrency: u32) -> Self {
         self.concurrency = Some(concurrency);
         self
@@ -113,16 +118,18 @@ impl Default for Pass {
 }
 
 impl Worker {
-    /// Makes one pass: claims up to the limit, runs what it got, and says what became of each job.
+    /// Makes one pass: claims up to the limit, runs what it got, and says what became of each job. It claims as many jobs as it
+    /// has slots for, and further ones as slots become free, until it has reached the limit or finds no more.
     ///
     /// If the future is dropped, jobs that were started go on, and the others are given back.
     ///
-    /// A job that is to be retried is not run again in the same pass, even if it is due at once.
+    /// A job that is to be retried is not run again in the same pass, even if it is due at once. If it goes before the others even
+    /// so (by its priority, or in LIFO order), it is held until the pass has claimed all that it takes.
     /// Jobs whose lease is over are taken back first if there is room for them.
     ///
     /// # Errors
-    /// `Invalid` for a limit or a concurrency of 0; trouble with the store while claiming. Trouble later on makes a
-    /// job [`Lost`](crate::JobResult::Lost).
+    /// `Invalid` for a limit or a concurrency of 0; trouble with the store before anything was claimed. After that it ends the
+    /// claiming, or makes a job [`Lost`](crate::JobResult::Lost).
     pub async fn run(&self, pass: Pass) -> Result<Summary> {
         if broken!(PassesEnqueueSchedules) {
             let _ = self.handle_schedules().await?;
@@ -134,17 +141,37 @@ impl Worker {
         if pass.concurrency == Some(0) {
             return Err(Error::invalid("the concurrency of a pass must be at least 1"));
         }
-        let taken = self.claim_for(&pass, limit).await?;
         let most = pass.concurrency.filter(|_| !broken!(PassConcurrencyIsIgnored));
-        let at_once = most.map_or(taken.len(), |many| many as usize).max(1);
-        // All are held from the moment they are claimed, also those that wait for their turn.
-        // A job that takes long holds up no slot but its own, so they end in any order.
-        let run = |(place, taken): (usize, Taken)| {
-            taken.spawn().map(move |report| report.map(|report| (place, report)))
-        };
-        let reports = stream::iter(taken.into_iter().enumerate()).map(run);
-        let mut jobs: Vec<(usize, JobReport)> =
-            reports.buffer_unordered(at_once).filter_map(std::future::ready).collect().await;
+        let slots = most.map_or(limit.get(), |most| most.min(limit.get())) as usize;
+        let limit = limit.get() as usize;
+        let requests = self.requests(
+            pass.queues.as_deref(),
+            pass.order,
+            pass.filter.as_ref(),
+            NonZeroU32::MIN,
+        );
+        let mut asked =
+            Asked { requests: requests.into(), jobs: HashSet::new(), again: Vec::new() };
+        let (mut taken, mut running) = (VecDeque::new(), FuturesUnordered::new());
+        let (mut begun, mut jobs) = (0, Vec::new());
+        loop {
+            let (free, left) = (slots - running.len(), limit - asked.jobs.len());
+            let room = if broken!(PassesClaimBeyondTheirSlots) { left } else { free.min(left) };
+            self.claim_for(&mut asked, &mut taken, room).await?;
+            for taken in taken.drain(..free.min(taken.len())) {
+                let place = begun;
+                running.push(taken.spawn().map(move |report| Some((place, report?))));
+                begun += 1;
+            }
+            if asked.requests.is_empty() || asked.jobs.len() == limit {
+                give_back(std::mem::take(&mut asked.again)).await;
+            }
+            // A job that takes long holds up no slot but its own, so they end in any order.
+            match running.next().await {
+                Some(report) => jobs.extend(report),
+                None => break,
+            }
+        }
         jobs.sort_by_key(|(place, _)| *place);
         let jobs: Vec<JobReport> = jobs.into_iter().map(|(_, report)| report).collect();
         if broken!(OneBadJobRejectsTheRun) {
@@ -174,37 +201,55 @@ impl Worker {
         }
     }
 
-    async fn claim_for(&self, pass: &Pass, limit: NonZeroU32) -> Result<Vec<Taken>> {
-        let requests =
-            self.requests(pass.queues.as_deref(), pass.order, pass.filter.as_ref(), limit);
-        let mut taken = Vec::new();
-        for request in requests {
-            match self.claim_into(&mut taken, request, limit).await {
+    /// Claims for so many slots, of one request after the other: the next one's turn is when the first has no more.
+    async fn claim_for(
+        &self,
+        asked: &mut Asked,
+        taken: &mut VecDeque<Taken>,
+        slots: usize,
+    ) -> Result<()> {
+        let enough = taken.len() + slots;
+        while let Some(room) = room(enough, taken.len())
+            && let Some(request) = asked.requests.front()
+        {
+            let mut jobs = Vec::new();
+            let claimed = self.claim_into(&mut jobs, request.clone(), room).await;
+            if jobs.len() < room.get() as usize {
+                asked.requests.pop_front();
+            }
+            for fresh in jobs {
+                let is_new = fresh.job().is_some_and(|job| asked.jobs.insert(job.id));
+                match is_new || broken!(PassesRunRetriesAtOnce) {
+                    true => taken.push_back(Taken::new(self.bench.clone(), fresh)),
+                    false => asked.again.push(fresh),
+                }
+            }
+            match claimed {
                 Ok(()) => {}
-                Err(error) if taken.is_empty() => return Err(error),
+                Err(error) if asked.jobs.is_empty() => return Err(error),
                 Err(error) => {
-                    tracing::warn!(%error, jobs = taken.len(), "a pass runs what it could claim");
-                    break;
+                    tracing::warn!(%error, jobs = asked.jobs.len(), "a pass runs what it could claim");
+                    asked.requests.clear();
                 }
             }
         }
-        Ok(taken)
+        Ok(())
     }
 
     async fn claim_into(
         &self,
-        taken: &mut Vec<Taken>,
+        jobs: &mut Vec<Fresh>,
         mut request: ClaimRequest,
         limit: NonZeroU32,
     ) -> Result<()> {
-        let Some(free) = room(limit, taken.len()) else { return Ok(()) };
-        request.limit = free;
+        request.limit = limit;
+        request.token = queue_core::Uuid::now_v7();
         let claimed = self.claim_surely(&request).await?;
         let claimed_at = claimed.jobs.first().and_then(|fresh| fresh.job()?.started_at);
-        self.take(taken, claimed.jobs);
+        jobs.extend(claimed.jobs);
         // Something is to be had that this claim could not take: a lease that is over, or a job that
         // somebody was writing at that moment. One more try; a pass does not wait.
-        let Some(free) = room(limit, taken.len()) else { return Ok(()) };
+        let Some(free) = room(limit.get() as usize, jobs.len()) else { return Ok(()) };
         let Some(due) = claimed.next_due else { return Ok(()) };
         let io = self.queue().io();
         // The store's clock decides. A job that was just claimed says what it shows.
@@ -216,13 +261,9 @@ impl Worker {
             io.call(|store| async move { store.reap(free).await }).await?;
             request.limit = free;
             request.token = queue_core::Uuid::now_v7();
-            self.take(taken, self.claim_surely(&request).await?.jobs);
+            jobs.extend(self.claim_surely(&request).await?.jobs);
         }
         Ok(())
-    }
-
-    fn take(&self, taken: &mut Vec<Taken>, jobs: Vec<Fresh>) {
-        taken.extend(jobs.into_iter().map(|fresh| Taken::new(self.bench.clone(), fresh)));
     }
 
     /// Claims, and asks again with the same token if the answer was lost: what the first try took
@@ -254,6 +295,17 @@ impl Worker {
     }
 }
 
+/// What a pass asks for and what it has got.
+struct Asked {
+    /// The requests that may have more, in their order.
+    requests: VecDeque<ClaimRequest>,
+    /// All jobs that it claimed.
+    jobs: HashSet<JobId>,
+    /// Those that it claimed anew: a retry that was due at once. They are held until the pass claims no more, or each further
+    /// claim would find them again.
+    again: Vec<Fresh>,
+}
+
 /// What a broken engine makes of a pass.
 fn refuse_unknown(jobs: &[JobReport]) -> Result<()> {
     let unknown = |job: &JobReport| matches!(&job.result, JobResult::Failed { error } if error.name == "unknown-task");
@@ -274,6 +326,6 @@ fn both<T: PartialEq>(one: Option<Vec<T>>, other: Option<Vec<T>>) -> Option<Vec<
     }
 }
 
-fn room(limit: NonZeroU32, taken: usize) -> Option<NonZeroU32> {
-    NonZeroU32::new(limit.get().saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX)))
+fn room(enough: usize, there: usize) -> Option<NonZeroU32> {
+    NonZeroU32::new(u32::try_from(enough.saturating_sub(there)).unwrap_or(u32::MAX))
 }

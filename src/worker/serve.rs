@@ -235,7 +235,7 @@ impl Worker {
 }
 
 /// Gives back what was claimed and will not be started, each to its place in the queue.
-async fn give_back(jobs: Vec<Fresh>) {
+pub(super) async fn give_back(jobs: Vec<Fresh>) {
     for released in join_all(jobs.into_iter().map(Fresh::give_back)).await {
         if let Err(error) = released {
             tracing::warn!(%error, "a job that was claimed in vain was not given back");

@@ -16,7 +16,7 @@ use queue::{
     core::{ClaimRequest, JobStoreExt, Queues},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::scene::{Docs, Fault, Scene, eventually};
 
@@ -168,22 +168,33 @@ async fn a_step_that_heeds_the_stop_runs_again(scene: Scene) {
 }
 
 async fn a_pass_that_is_dropped_gives_back_what_it_did_not_start(scene: Scene) {
-    let begun = Arc::new(Notify::new());
+    let (begun, end) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
     let worker = Worker::new(scene.queue.clone())
-        .state(begun.clone())
-        .task(|_: Simple, State(begun): State<Arc<Notify>>| async move {
+        .state((begun.clone(), end.clone()))
+        .task(|_: Simple, State((begun, end)): State<(Arc<Notify>, Arc<Semaphore>)>| async move {
             begun.notify_one();
-            tokio::time::sleep(5 * TICK).await;
+            end.acquire().await?.forget();
             Ok(1)
         })
         .build()
         .unwrap();
     let handles = scene.queue.enqueue_many([Simple, Simple, Simple]).await.unwrap();
+    let sibling = scene.sibling().await;
+    let running = queue::JobFilter::all().with_states(JobState::Running);
+    let held = async || sibling.store().count(&running).await.unwrap();
     tokio::select! {
         summary = worker.run(Pass::new().sequential()) => panic!("{summary:?}"),
         () = begun.notified() => {}
     }
-    // The first goes on; the others are free at once, not when their lease is over.
+    assert_eq!(held().await, 1, "the first goes on");
+    // The store has given out the others, and nobody hears it any more.
+    scene.trips.delay_answer("claim", 20 * TICK);
+    tokio::select! {
+        summary = worker.run(Pass::new()) => panic!("{summary:?}"),
+        () = eventually("they are claimed", async || held().await == 3) => {}
+    }
+    end.add_permits(3);
+    // They are free at once, not when their lease is over.
     let other = quick(scene.sibling().await).build().unwrap();
     eventually("all are done", || async {
         other.run(Pass::new()).await.unwrap();

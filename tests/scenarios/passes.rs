@@ -7,9 +7,12 @@ use std::{
 };
 
 use futures::future::join_all;
-use queue::{Order, Pass, Queue, QueueName, State, Task, TaskResult, Worker};
+use queue::{
+    JobFilter, JobResult, JobState, Order, Pass, Queue, QueueName, State, Task, TaskError,
+    TaskResult, Worker,
+};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::scene::{Docs, Scene, eventually};
 
@@ -25,6 +28,8 @@ crate::on_every_store!(
     a_pass_by_kind_runs_only_jobs_of_the_kind,
     a_pass_by_no_ids_no_kinds_or_no_queues_runs_nothing,
     a_pass_runs_at_most_as_many_jobs_at_once_as_it_is_told,
+    a_pass_claims_no_more_than_it_can_start,
+    a_pass_takes_the_queues_of_one_order_before_those_of_the_other,
     a_limit_of_zero_is_refused,
     a_concurrency_of_zero_is_refused,
     all_queues_are_taken_only_where_that_is_said,
@@ -32,6 +37,7 @@ crate::on_every_store!(
     what_remains_is_what_the_pass_could_have_taken,
     a_drain_that_finds_nothing_due_says_how_many_jobs_remain,
     a_retry_that_is_due_at_once_waits_for_the_next_pass,
+    a_retry_that_goes_first_waits_for_the_next_pass_too,
 );
 
 crate::on_every_store_by_the_clock!(a_job_is_due_at_its_very_instant);
@@ -239,6 +245,64 @@ async fn a_pass_runs_at_most_as_many_jobs_at_once_as_it_is_told(scene: Scene) {
     assert_eq!((summary.unwrap().succeeded(), busy.1.load(Ordering::SeqCst)), (9, 3));
 }
 
+async fn a_pass_claims_no_more_than_it_can_start(scene: Scene) {
+    let (docs, end) = (Docs::default(), Arc::new(Semaphore::new(0)));
+    let worker = Worker::new(scene.queue.clone())
+        .state((docs.clone(), end.clone()))
+        .task(|Note(text): Note, State((docs, end)): State<(Docs, Arc<Semaphore>)>| async move {
+            docs.write(text);
+            end.acquire().await?.forget();
+            Ok(())
+        })
+        .build()
+        .unwrap();
+    let handles = scene.queue.enqueue_many(notes(6)).await.unwrap();
+    let sibling = scene.sibling().await;
+    let count = async |states| {
+        let tallies = sibling.tally(JobFilter::all().with_states(states)).await.unwrap();
+        tallies.iter().map(|tally| tally.count).sum::<u64>()
+    };
+    let watching = async {
+        for begun in 2..=5 {
+            eventually("so many have begun", || async { docs.len() == begun }).await;
+            let held = count(JobState::Running).await;
+            assert_eq!((held, count(JobState::Waiting).await), (2, 6 - begun as u64));
+            end.add_permits(1);
+        }
+        end.add_permits(1);
+    };
+    let pass = worker.run(Pass::new().concurrency(2).limit(5).count_remaining());
+    let (summary, ()) = tokio::join!(pass, watching);
+    let summary = summary.unwrap();
+    assert_eq!((summary.succeeded(), summary.remaining), (5, Some(1)));
+    let ids = |n: usize| handles[..n].iter().map(queue::JobHandle::id).collect::<Vec<_>>();
+    assert_eq!(summary.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), ids(5));
+    // No further one either.
+    let last = handles[5].job().await.unwrap().unwrap();
+    assert_eq!((last.state, last.fence.count), (JobState::Waiting, 0));
+}
+
+async fn a_pass_takes_the_queues_of_one_order_before_those_of_the_other(scene: Scene) {
+    let (docs, stack) = (Docs::default(), QueueName::new("stack").unwrap());
+    let now = scene.queue.store().ping().await.unwrap();
+    for (n, name) in [QueueName::default(), stack.clone()].into_iter().cycle().take(6).enumerate() {
+        let at = now.minus(Duration::from_millis(100 - n as u64));
+        scene.queue.enqueue(Note(n.to_string())).queue(name).at(at).await.unwrap();
+    }
+    let worker = worker(scene.queue.clone(), &docs)
+        .queues([QueueName::default(), stack.clone()])
+        .queue_order(stack, Order::Lifo)
+        .build()
+        .unwrap();
+    let summary = worker.run(Pass::new().sequential().limit(5)).await.unwrap();
+    assert_eq!(
+        (summary.succeeded(), docs.all()),
+        (5, ["0", "2", "4", "5", "3"].map(String::from).into())
+    );
+    worker.run(Pass::new().sequential()).await.unwrap();
+    assert_eq!(docs.all()[5..], ["1"]);
+}
+
 async fn a_concurrency_of_zero_is_refused(scene: Scene) {
     let error = worker(scene.queue.clone(), &Docs::default()).concurrency(0).build().unwrap_err();
     assert_eq!(error.to_string(), "concurrency must be at least 1");
@@ -340,6 +404,37 @@ async fn a_retry_that_is_due_at_once_waits_for_the_next_pass(scene: Scene) {
     }
     assert_eq!(worker.run(Pass::new()).await.unwrap().failed(), 1);
     assert!(worker.run(Pass::new()).await.unwrap().jobs.is_empty());
+}
+
+async fn a_retry_that_goes_first_waits_for_the_next_pass_too(scene: Scene) {
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "flaky", retries = 9)]
+    struct Flaky(String);
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .task(|Flaky(text): Flaky, State(docs): State<Docs>| async move {
+            docs.write(text);
+            Err::<(), _>(TaskError::new("again"))
+        })
+        .build()
+        .unwrap();
+    for name in ["a", "b", "first"] {
+        let job = scene.queue.enqueue(Flaky(name.into()));
+        job.priority(i16::from(name == "first")).await.unwrap();
+    }
+    // By its priority, and by the order too.
+    for (order, all) in [(Order::Fifo, ["first", "a", "b"]), (Order::Lifo, ["first", "b", "a"])] {
+        let begun = docs.len();
+        let pass = Pass::new().sequential().order(order).count_remaining();
+        let summary = worker.run(pass).await.unwrap();
+        assert_eq!(docs.all()[begun..], all, "{order:?}");
+        let retried = summary.count(|result| matches!(result, JobResult::WillRetry { .. }));
+        assert_eq!((retried, summary.jobs.len(), summary.remaining), (3, 3, Some(3)));
+    }
+    for job in scene.queue.find(queue::JobQuery::new(JobFilter::all())).await.unwrap().items {
+        assert_eq!((job.state, job.attempt, job.crashes), (JobState::Waiting, 2, 0));
+    }
 }
 
 async fn a_job_is_due_at_its_very_instant(scene: Scene) {

@@ -17,7 +17,10 @@ crate::on_every_store_by_the_clock!(
 
 const LEASE: Duration = Duration::from_secs(10);
 
-crate::on_every_database!(a_job_that_kills_its_worker_process_fails_once_it_is_over_its_cap);
+crate::on_every_database!(
+    a_job_that_kills_its_worker_process_fails_once_it_is_over_its_cap,
+    a_job_that_kills_its_worker_process_costs_the_jobs_behind_it_nothing,
+);
 
 #[derive(Serialize, Deserialize, Task)]
 #[task(name = "poison", output = u32, retries = 1)]
@@ -98,32 +101,50 @@ async fn victim() {
         .lease(Duration::from_millis(300))
         .build()
         .unwrap();
-    worker.run(Pass::new()).await.unwrap();
+    worker.run(Pass::new().sequential()).await.unwrap();
+}
+
+/// Runs a pass in a process that dies of it, and takes back what it held.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mongo"))]
+async fn die_in_a_process(scene: &Scene) {
+    use std::process::{Command, Stdio};
+
+    let url = scene.url().to_owned();
+    let ended = tokio::task::spawn_blocking(move || {
+        Command::new(std::env::current_exe().unwrap())
+            .args(["poison::victim", "--exact"])
+            .env(VICTIM, url)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap()
+    });
+    assert!(!ended.await.unwrap().success(), "its job killed it");
+    eventually("its lease is over", || async {
+        !scene.queue.store().reap(MANY).await.unwrap().is_empty()
+    })
+    .await;
 }
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mongo"))]
 async fn a_job_that_kills_its_worker_process_fails_once_it_is_over_its_cap(scene: Scene) {
-    use std::process::{Command, Stdio};
-
     let poison = scene.queue.enqueue(Poison).max_crashes(1).await.unwrap();
     for crashes in 1..=2 {
-        let url = scene.url().to_owned();
-        let ended = tokio::task::spawn_blocking(move || {
-            Command::new(std::env::current_exe().unwrap())
-                .args(["poison::victim", "--exact"])
-                .env(VICTIM, url)
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status()
-                .unwrap()
-        });
-        assert!(!ended.await.unwrap().success(), "its job killed it");
-        eventually("its lease is over", || async {
-            !scene.queue.store().reap(NonZeroU32::MIN).await.unwrap().is_empty()
-        })
-        .await;
+        die_in_a_process(&scene).await;
         assert_eq!(poison.job().await.unwrap().unwrap().crashes, crashes);
     }
     let job = poison.job().await.unwrap().unwrap();
     assert_eq!((job.state, crashed(&job).name.as_str()), (JobState::Failed, "crashed"));
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mongo"))]
+async fn a_job_that_kills_its_worker_process_costs_the_jobs_behind_it_nothing(scene: Scene) {
+    let poison = scene.queue.enqueue(Poison).max_crashes(0).priority(1).await.unwrap();
+    let behind = scene.queue.enqueue_many([Poison, Poison]).await.unwrap();
+    die_in_a_process(&scene).await;
+    assert_eq!(poison.job().await.unwrap().unwrap().state, JobState::Failed);
+    for handle in behind {
+        let job = handle.job().await.unwrap().unwrap();
+        assert_eq!((job.state, job.crashes, job.fence.count), (JobState::Waiting, 0, 0));
+    }
 }

@@ -7,6 +7,7 @@ use crate::scene::Scene;
 crate::on_every_store!(
     e23_a_job_with_one_task_costs_three_trips,
     a_workflow_of_n_steps_costs_at_most_n_plus_three_trips,
+    a_pass_of_one_slot_costs_two_trips_for_each_job,
     parallel_steps_share_their_trips,
     every_entry_is_sent_once,
     e24_a_task_error_is_one_write,
@@ -83,6 +84,21 @@ async fn a_workflow_of_n_steps_costs_at_most_n_plus_three_trips(scene: Scene) {
     .await;
     assert_eq!(summary.succeeded(), 1);
     assert_eq!(scene.trips.total(), STEPS as usize + 3, "{:?}", scene.trips);
+}
+
+async fn a_pass_of_one_slot_costs_two_trips_for_each_job(scene: Scene) {
+    let worker = worker(&scene);
+    for (pass, trips) in [
+        (Pass::new().sequential().limit(6), 6 + 6),
+        // It asks once more, in vain.
+        (Pass::new().sequential(), 6 + 6 + 1),
+        (Pass::new().concurrency(8).limit(9), 1 + 6),
+    ] {
+        scene.queue.enqueue_many([(); 6].map(|()| One(How::Well))).await.unwrap();
+        scene.trips.clear();
+        assert_eq!(worker.run(pass.clone()).await.unwrap().succeeded(), 6);
+        assert!(scene.trips.total() <= trips, "{pass:?}: {:?}", scene.trips);
+    }
 }
 
 async fn parallel_steps_share_their_trips(scene: Scene) {

@@ -123,6 +123,7 @@ pub const RULES: &[Rule] = &[
         tests: &[
             EveryStore("passes::e6_sequential_passes_run_the_first_enqueued_first"),
             EveryStore("passes::e6_lifo_by_call_and_by_queue_reverses_the_order"),
+            EveryStore("passes::a_pass_takes_the_queues_of_one_order_before_those_of_the_other"),
             EveryStore(
                 "editing::priorities_and_queues_are_set_for_all_jobs_that_match_and_have_not_ended",
             ),
@@ -170,6 +171,7 @@ pub const RULES: &[Rule] = &[
             EveryStore("passes::what_remains_is_what_the_pass_could_have_taken"),
             EveryStore("passes::a_drain_that_finds_nothing_due_says_how_many_jobs_remain"),
             EveryStore("passes::a_retry_that_is_due_at_once_waits_for_the_next_pass"),
+            EveryStore("passes::a_retry_that_goes_first_waits_for_the_next_pass_too"),
             EveryStore("hardening::a_count_that_fails_keeps_the_summary"),
         ],
     },
@@ -180,6 +182,7 @@ pub const RULES: &[Rule] = &[
         tests: &[
             EveryStore("bounds::a_worker_claims_no_more_jobs_than_it_has_free_slots"),
             EveryStore("serving::a_worker_claims_no_more_than_it_can_start"),
+            EveryStore("passes::a_pass_claims_no_more_than_it_can_start"),
             EveryStore("hardening::a_pass_that_is_dropped_gives_back_what_it_did_not_start"),
             EveryStore("hardening::a_stop_with_a_claim_in_flight_gives_its_jobs_back"),
             EveryStore("hardening::a_claim_whose_answer_was_lost_is_given_back_at_the_stop"),
@@ -236,6 +239,9 @@ pub const RULES: &[Rule] = &[
             EveryStore("poison::a_crash_uses_no_retry"),
             EveryDatabase(
                 "poison::a_job_that_kills_its_worker_process_fails_once_it_is_over_its_cap",
+            ),
+            EveryDatabase(
+                "poison::a_job_that_kills_its_worker_process_costs_the_jobs_behind_it_nothing",
             ),
             Property("LSE-8"),
         ],
@@ -433,6 +439,7 @@ pub const RULES: &[Rule] = &[
             EveryStore("trips::every_entry_is_sent_once"),
             EveryStore("trips::a_workflow_of_n_steps_costs_at_most_n_plus_three_trips"),
             EveryStore("trips::e23_a_job_with_one_task_costs_three_trips"),
+            EveryStore("trips::a_pass_of_one_slot_costs_two_trips_for_each_job"),
         ],
     },
     Rule {
