@@ -145,6 +145,8 @@ switches! {
         "A worker claims more jobs than it has free slots.";
     HookRefusesInVain: "34", "hooks::memory::a_refused_change_is_not_made",
         "A change that a hook refuses is made all the same.";
+    HooksMissJoinedWrites: "34", "hooks::memory::a_write_that_shares_its_trip_with_a_claim_is_announced_and_reported",
+        "Hooks are not told of the writes that share a trip with a claim.";
     HookEndsTheCall: "34", "hooks::memory::a_hook_that_fails_afterwards_changes_nothing",
         "A hook that panics after a change takes the call with it.";
     DropsFailed: "38", "keeping::memory::e7_only_a_completed_job_is_deleted_on_completion",
@@ -182,6 +184,10 @@ switches! {
         "A call of the store is waited for as long as it takes.";
     ListensOnce: "56", "stalls::memory::hints_are_listened_to_again_when_their_stream_ends",
         "A stream of hints that ended is not replaced.";
+    IgnoresNextDue: "10", "serving::memory::an_idle_worker_comes_back_when_the_next_job_falls_due",
+        "An idle worker does not heed when the next job falls due, and only polls.";
+    DeafToTheStore: "10", "serving::memory::an_idle_worker_hears_the_store",
+        "An idle worker does not heed the store's hints, and only polls.";
     DeafToItself: "10", "serving::memory::an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints",
         "An idle worker of a store without hints only polls, also for what its own process enqueues.";
     LoopsEndForGood: "56", "stalls::memory::a_look_for_expired_leases_that_never_ends_is_made_again",
@@ -190,6 +196,8 @@ switches! {
         "Leases are always renewed by one call for all.";
     PanicsEscape: "57", "stalls::memory::a_handler_whose_future_panics_when_it_is_dropped_fails_its_job",
         "A panic outside the polls of a handler is not caught.";
+    HeartbeatsDropProgress: "2", "leases::memory::a_heartbeat_carries_the_progress_also_after_one_that_failed",
+        "What a handler says of its progress is stored with other writes only.";
     ProgressIsDropped: "2", "steps::memory::progress_and_lines_reach_the_store",
         "What a handler says of its progress is forgotten.";
     CancelReopens: "4", "cancelling::memory::cancelling_a_finished_job_says_so_and_changes_nothing",
@@ -202,6 +210,8 @@ switches! {
         "A job that is due now is taken a microsecond later.";
     NothingRemains: "11", "passes::memory::a_pass_says_how_many_jobs_remain",
         "A pass counts what it ran instead of what is left.";
+    ClaimsWhileStopping: "13", "leases::memory::a_worker_that_stops_takes_no_further_job",
+        "A worker goes on claiming until the grace time is over.";
     GraceIsSkipped: "13", "leases::memory::a_graceful_stop_lets_jobs_finish_within_the_grace_time",
         "Running jobs are given back at once when the worker stops.";
     StopUsesAnAttempt: "13",
@@ -266,6 +276,8 @@ switches! {
         "Every missed slot is fired, whatever the policy.";
     NeglectedStepsHoldTheRun: "Wf", "neglected::memory::a_run_ends_although_the_body_leaves_a_running_step_alone",
         "A step that the body does not poll any more holds up the end of the run.";
+    TroubleIsRetriedAtOnce: "56", "serving::memory::a_worker_waits_before_it_asks_a_failing_store_again",
+        "A worker whose claim fails asks again at once.";
     TroubleEndsTheWorker: "56", "serving::memory::e22_a_worker_goes_on_after_the_store_failed",
         "A worker whose claim fails takes no more jobs.";
     AcknowledgesBeforeItWrites: "58", "serving::memory::an_enqueue_that_was_not_written_is_not_acknowledged",

@@ -201,7 +201,9 @@ impl<H: Hooks> JobStore for Hooked<H> {
         self.ask(Change::Claim(request)).await?;
         let made = self.store.update_and_claim(updates, request).await;
         let outcomes = made.as_ref().map(|(outcomes, _)| Changed::Update(outcomes));
-        self.tell(Change::Update(updates), outcomes).await;
+        if !broken!(HooksMissJoinedWrites) {
+            self.tell(Change::Update(updates), outcomes).await;
+        }
         let claimed = made.as_ref().map(|(_, claimed)| Changed::Claim(claimed));
         self.tell(Change::Claim(request), claimed).await;
         made

@@ -184,7 +184,11 @@ async fn listen(
     }
     loop {
         tokio::select! {
-            hint = wakeups.next() => if hint.is_none() { break },
+            hint = wakeups.next() => match hint {
+                None => break,
+                Some(_) if broken!(DeafToTheStore) => continue,
+                Some(_) => {}
+            },
             Ok(()) = own.changed() => {}
         }
         hints.notify_one();

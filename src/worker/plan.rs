@@ -106,6 +106,9 @@ impl Plan {
                 if broken!(TroubleEndsTheWorker) {
                     self.not_before = now + LONGEST_SLEEP * 1_000;
                 }
+                if broken!(TroubleIsRetriedAtOnce) {
+                    self.not_before = now;
+                }
                 self.wake_at = self.not_before;
                 return Vec::new();
             }
@@ -114,7 +117,8 @@ impl Plan {
         let empty = claimed.jobs.is_empty();
         self.more |= u32::try_from(claimed.jobs.len()).is_ok_and(|n| n >= request.limit.get());
         self.earliest = [self.earliest, claimed.next_due].into_iter().flatten().min();
-        let sleep = self.earliest.map_or(LONGEST_SLEEP, |due| clock.until(due));
+        let earliest = self.earliest.filter(|_| !broken!(IgnoresNextDue));
+        let sleep = earliest.map_or(LONGEST_SLEEP, |due| clock.until(due));
         self.not_before = if empty { now + self.pause } else { now };
         // The store said that there is something, and gave nothing: its clock may be behind.
         self.pause = match empty && sleep.is_zero() {

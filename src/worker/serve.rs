@@ -62,6 +62,9 @@ impl Worker {
         let shutdown = async move {
             shutdown.await;
             over.cancel();
+            if broken!(ClaimsWhileStopping) {
+                tokio::time::sleep(self.settings.grace).await;
+            }
         };
         let served = self.serve_jobs(shutdown, observe).await;
         ticking.stop(self.settings.grace).await;

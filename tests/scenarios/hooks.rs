@@ -1,11 +1,17 @@
 //! A store that tells somebody of every change.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use queue::{
     Change, Changed, Error, Hooked, Hooks, JobFilter, JobState, JobStore, Pass, Queue, Task,
     Worker,
-    core::{BulkChange, Inserted, async_trait},
+    core::{
+        BulkChange, ClaimRequest, Inserted, JobPatch, JobUpdate, Queues, Transition, async_trait,
+    },
 };
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +19,7 @@ use crate::scene::Scene;
 
 crate::on_every_store!(
     every_change_of_a_job_is_announced_and_reported,
+    a_write_that_shares_its_trip_with_a_claim_is_announced_and_reported,
     a_refused_change_is_not_made,
     a_hook_that_fails_afterwards_changes_nothing,
     a_hook_that_panics_beforehand_refuses_the_change,
@@ -21,6 +28,8 @@ crate::on_every_store!(
 #[derive(Serialize, Deserialize, Task)]
 #[task(name = "greet", output = u32)]
 struct Greet;
+
+const LEASE: Duration = Duration::from_secs(60);
 
 /// Writes down what it hears, and does what the test tells it to.
 #[derive(Debug, Default)]
@@ -121,6 +130,23 @@ async fn every_change_of_a_job_is_announced_and_reported(scene: Scene) {
         "before insert",
         "after insert: too large",
     ];
+    assert_eq!(*heard.lock().unwrap(), expected);
+}
+
+async fn a_write_that_shares_its_trip_with_a_claim_is_announced_and_reported(scene: Scene) {
+    let ear = Ear::default();
+    let heard = ear.heard.clone();
+    let queue = hooked(&scene, ear);
+    scene.queue.enqueue_many([Greet, Greet]).await.unwrap();
+    let claim = || ClaimRequest::new(Queues::default(), "test", NonZeroU32::MIN, LEASE);
+    let job = queue.store().claim(&claim()).await.unwrap().jobs.remove(0);
+    heard.lock().unwrap().clear();
+    let settle = JobPatch::transition(Transition::Complete { output: None });
+    let settle = JobUpdate::held(job.id, job.fence, settle);
+    queue.store().update_and_claim(&[settle], &claim()).await.unwrap();
+    // Both are announced before either is made.
+    let expected =
+        ["before update", "before claim", "after update: saved: true", "after claim: 1 taken"];
     assert_eq!(*heard.lock().unwrap(), expected);
 }
 

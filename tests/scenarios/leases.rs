@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use queue::{JobState, Pass, State, Task, TaskResult, Worker};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::scene::{Docs, Fault, Scene, eventually, patience};
 
@@ -10,6 +10,8 @@ crate::on_every_store!(
     e12_a_healthy_long_job_is_never_taken_over,
     a_graceful_stop_gives_running_jobs_back_without_using_an_attempt,
     a_graceful_stop_lets_jobs_finish_within_the_grace_time,
+    a_worker_that_stops_takes_no_further_job,
+    a_heartbeat_carries_the_progress_also_after_one_that_failed,
     a_worker_that_stalled_writes_nothing_into_the_next_attempt,
     a_handler_is_told_that_another_worker_has_its_job,
     running_jobs_are_told_to_stop_although_a_claim_is_never_answered,
@@ -92,6 +94,67 @@ async fn a_graceful_stop_lets_jobs_finish_within_the_grace_time(scene: Scene) {
     worker.run_until(async { begun.notified().await }).await.unwrap();
     assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Completed);
     assert_eq!(handle.output().await.unwrap(), "in time");
+}
+
+async fn a_worker_that_stops_takes_no_further_job(scene: Scene) {
+    let (docs, end) = (Docs::default(), Arc::new(Semaphore::new(0)));
+    let worker = Worker::new(scene.queue.clone())
+        .state((docs.clone(), end.clone()))
+        .task(|_: Long, State((docs, end)): State<(Docs, Arc<Semaphore>)>| async move {
+            docs.write("begun");
+            end.acquire().await?.forget();
+            Ok(String::new())
+        })
+        .grace(patience())
+        .build()
+        .unwrap();
+    let first = scene.queue.enqueue(Long).await.unwrap();
+    let stop = Arc::new(Notify::new());
+    let serving = worker.run_until(stop.notified());
+    let stopping = async {
+        eventually("it runs", || async { docs.len() == 1 }).await;
+        stop.notify_one();
+        let second = scene.queue.enqueue(Long).await.unwrap();
+        // So long one that went on would have for it.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        end.add_permits(2);
+        second
+    };
+    let (served, second) = tokio::join!(serving, stopping);
+    served.unwrap();
+    let state = async |handle: queue::JobHandle<Long>| handle.job().await.unwrap().unwrap().state;
+    assert_eq!(
+        (state(first).await, state(second).await, docs.len()),
+        (JobState::Completed, JobState::Waiting, 1)
+    );
+}
+
+async fn a_heartbeat_carries_the_progress_also_after_one_that_failed(scene: Scene) {
+    let end = Arc::new(Notify::new());
+    let worker = Worker::new(scene.queue.clone())
+        .state(end.clone())
+        .task(|_: Long, ctx: queue::JobCtx, State(end): State<Arc<Notify>>| async move {
+            ctx.progress(40, "half-way, almost");
+            end.notified().await;
+            Ok(String::new())
+        })
+        .renew_every(Duration::from_millis(50))
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    scene.trips.next("heartbeat", Fault::Break);
+    let watching = async {
+        eventually("its progress is seen while it runs", || async {
+            let job = handle.job().await.unwrap().unwrap();
+            let progress = job.progress.map(|progress| (progress.percent, progress.message));
+            job.state == JobState::Running
+                && progress == Some((40, Some("half-way, almost".to_owned())))
+        })
+        .await;
+        end.notify_one();
+    };
+    let (summary, ()) = tokio::join!(worker.run(Pass::new()), watching);
+    assert_eq!(summary.unwrap().succeeded(), 1);
 }
 
 async fn running_jobs_are_told_to_stop_although_a_claim_is_never_answered(scene: Scene) {

@@ -14,10 +14,13 @@ use crate::scene::{Docs, Fault, Scene, eventually, patience};
 
 crate::on_every_store!(
     e22_a_worker_goes_on_after_the_store_failed,
+    a_worker_waits_before_it_asks_a_failing_store_again,
     lost_answers_are_repeated_without_doubling_anything,
     an_enqueue_that_was_not_written_is_not_acknowledged,
     two_workers_run_every_job_once,
     an_idle_worker_runs_what_is_enqueued_later,
+    an_idle_worker_hears_the_store,
+    an_idle_worker_comes_back_when_the_next_job_falls_due,
     an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints,
     a_paused_queue_rests_until_it_is_resumed,
     a_lane_is_never_exceeded_and_always_used,
@@ -66,6 +69,28 @@ async fn e22_a_worker_goes_on_after_the_store_failed(scene: Scene) {
         }
     })
     .await;
+}
+
+async fn a_worker_waits_before_it_asks_a_failing_store_again(scene: Scene) {
+    const FAILURES: u32 = 6;
+    /// A quarter of a second is what it waits; jitter takes half of that at most.
+    const PAUSE: Duration = Duration::from_millis(125);
+    let docs = Docs::default();
+    for _ in 0..FAILURES {
+        scene.trips.next("claim", Fault::Break);
+    }
+    let begun = std::time::Instant::now();
+    while_serving(worker(scene.queue.clone(), &docs).build().unwrap(), async {
+        // What comes in meanwhile does not hurry it.
+        eventually("it runs", || async {
+            scene.queue.enqueue(Note("x".into())).await.unwrap();
+            docs.len() > 0
+        })
+        .await;
+    })
+    .await;
+    let waited = begun.elapsed();
+    assert!(waited >= FAILURES * PAUSE, "{FAILURES} failures in {waited:?}");
 }
 
 async fn lost_answers_are_repeated_without_doubling_anything(scene: Scene) {
@@ -147,6 +172,29 @@ async fn an_idle_worker_runs_what_is_enqueued_later(scene: Scene) {
     })
     .await;
     assert_eq!(docs.all(), ["1", "2", "3", "4", "5"]);
+}
+
+async fn an_idle_worker_hears_the_store(scene: Scene) {
+    runs_one_after_the_other_in_time(&scene, Duration::ZERO).await;
+}
+
+async fn an_idle_worker_comes_back_when_the_next_job_falls_due(scene: Scene) {
+    runs_one_after_the_other_in_time(&scene, Duration::from_millis(100)).await;
+}
+
+/// Jobs that come to an idle worker, each when the one before is done.
+async fn runs_one_after_the_other_in_time(scene: &Scene, delay: Duration) {
+    const TIMES: usize = 12;
+    let docs = Docs::default();
+    let hears = while_serving(worker(scene.queue.clone(), &docs).build().unwrap(), async {
+        for _ in 0..TIMES {
+            let note = scene.queue.enqueue(Note("x".into())).delay(delay).await.unwrap();
+            note.output().await.unwrap();
+        }
+    });
+    // Asking every five seconds is too slow.
+    tokio::time::timeout(patience(), hears).await.expect("it polls");
+    assert_eq!(docs.len(), TIMES);
 }
 
 async fn an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints(scene: Scene) {

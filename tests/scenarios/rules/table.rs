@@ -40,6 +40,7 @@ pub const RULES: &[Rule] = &[
         sentence: "A job shows its fields, its log and the status of each step.",
         tests: &[
             EveryStore("steps::progress_and_lines_reach_the_store"),
+            EveryStore("leases::a_heartbeat_carries_the_progress_also_after_one_that_failed"),
             EveryStore(
                 "restoring::a_status_says_when_the_latest_attempt_ran_and_within_which_step",
             ),
@@ -156,6 +157,8 @@ pub const RULES: &[Rule] = &[
         tests: &[
             EveryStore("passes::a_job_is_due_at_its_very_instant"),
             EveryStore("serving::delayed_jobs_run_when_they_fall_due"),
+            EveryStore("serving::an_idle_worker_comes_back_when_the_next_job_falls_due"),
+            EveryStore("serving::an_idle_worker_hears_the_store"),
             EveryStore("editing::a_woken_job_is_due_at_once"),
             EveryStore(
                 "serving::an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints",
@@ -195,6 +198,7 @@ pub const RULES: &[Rule] = &[
         tests: &[
             EveryStore("leases::a_graceful_stop_gives_running_jobs_back_without_using_an_attempt"),
             EveryStore("leases::a_graceful_stop_lets_jobs_finish_within_the_grace_time"),
+            EveryStore("leases::a_worker_that_stops_takes_no_further_job"),
             EveryStore("leases::running_jobs_are_told_to_stop_although_a_claim_is_never_answered"),
             EveryStore("hardening::a_handler_that_heeds_the_stop_has_not_failed"),
             EveryStore("hardening::a_job_that_is_given_back_keeps_its_place"),
@@ -472,6 +476,9 @@ pub const RULES: &[Rule] = &[
         sentence: "Hooks around writes are a wrapper that one opts into.",
         tests: &[
             EveryStore("hooks::every_change_of_a_job_is_announced_and_reported"),
+            EveryStore(
+                "hooks::a_write_that_shares_its_trip_with_a_claim_is_announced_and_reported",
+            ),
             EveryStore("hooks::a_refused_change_is_not_made"),
             EveryStore("hooks::a_hook_that_fails_afterwards_changes_nothing"),
             EveryStore("hooks::a_hook_that_panics_beforehand_refuses_the_change"),
@@ -784,6 +791,7 @@ pub const RULES: &[Rule] = &[
         sentence: "A store error never kills a worker; a loop that stalls is started anew and reported.",
         tests: &[
             EveryStore("serving::e22_a_worker_goes_on_after_the_store_failed"),
+            EveryStore("serving::a_worker_waits_before_it_asks_a_failing_store_again"),
             EveryStore("hardening::a_panic_in_the_store_does_not_end_the_renewal_of_leases"),
             EveryStore("stalls::a_write_that_is_never_answered_holds_up_no_other_job"),
             EveryStore("stalls::a_claim_that_is_never_answered_is_found_again"),
