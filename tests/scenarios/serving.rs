@@ -309,7 +309,7 @@ async fn a_sequential_worker_runs_one_job_after_the_other_in_order(scene: Scene)
         .state(docs.clone())
         .task(|Note(text): Note, State(docs): State<Docs>| async move {
             docs.write(format!("{text} begins"));
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
             docs.write(format!("{text} ends"));
             Ok(())
         })
