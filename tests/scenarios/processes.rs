@@ -27,6 +27,8 @@ const READY: &str = "ready to work";
 
 /// Set for a process that is to work, to the URL of its store.
 const CHILD: &str = "QUEUE_SCENARIO_CHILD";
+/// And to the seconds of its lease.
+const LEASE: &str = "QUEUE_SCENARIO_LEASE";
 
 #[derive(Serialize, Deserialize, Task)]
 #[task(name = "fan-out", output = Vec<u32>)]
@@ -65,12 +67,12 @@ async fn four_slow_steps(FourSlowSteps { ledger }: FourSlowSteps, wf: Wf) -> Tas
     Ok(())
 }
 
-fn worker(queue: Queue) -> Worker {
+fn worker(queue: Queue, lease: Duration) -> Worker {
     Worker::new(queue)
         .workflow(fan_out)
         .workflow(four_slow_steps)
         .concurrency(2)
-        .lease(Duration::from_secs(2))
+        .lease(lease)
         .build()
         .unwrap()
 }
@@ -80,8 +82,14 @@ fn worker(queue: Queue) -> Worker {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn child() {
     let Ok(url) = std::env::var(CHILD) else { return };
+    let lease = std::env::var(LEASE).unwrap().parse().unwrap();
+    // Its parent reads what the engine and the store complain of.
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::WARN)
+        .with_writer(std::io::stderr)
+        .init();
     let queue = Queue::connect(&url).await.unwrap();
-    let worker = worker(queue);
+    let worker = worker(queue, Duration::from_secs(lease));
     // It says that it is ready, and waits until its parent says that all are.
     println!("{READY}");
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
@@ -99,10 +107,11 @@ struct Process {
 }
 
 impl Process {
-    fn start(url: &str) -> Self {
+    fn start(url: &str, lease: u64) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["processes::child", "--exact", "--nocapture"])
             .env(CHILD, url)
+            .env(LEASE, lease.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -113,8 +122,8 @@ impl Process {
     }
 
     /// Starts so many, and lets them begin when all are ready.
-    fn start_together<const N: usize>(url: &str) -> [Self; N] {
-        let mut processes = [(); N].map(|()| Process::start(url));
+    fn start_together<const N: usize>(url: &str, lease: u64) -> [Self; N] {
+        let mut processes = [(); N].map(|()| Process::start(url, lease));
         for process in &mut processes {
             let mut lines = process.output.by_ref().lines();
             assert!(lines.any(|line| line.unwrap().contains(READY)), "it ended before");
@@ -134,8 +143,8 @@ impl Process {
     }
 }
 
-async fn start<const N: usize>(url: String) -> [Process; N] {
-    tokio::task::spawn_blocking(move || Process::start_together(&url)).await.unwrap()
+async fn start<const N: usize>(url: String, lease: u64) -> [Process; N] {
+    tokio::task::spawn_blocking(move || Process::start_together(&url, lease)).await.unwrap()
 }
 
 impl Drop for Process {
@@ -152,7 +161,8 @@ async fn e17_two_hundred_parallel_steps_in_eight_jobs_by_four_processes(scene: S
     let ledger = folder.path().join("ledger").display().to_string();
     let jobs = (0..8).map(|_| FanOut { steps: STEPS, ledger: ledger.clone() });
     let handles = scene.queue.enqueue_many(jobs).await.unwrap();
-    let processes: [Process; 4] = start(scene.url().to_owned()).await;
+    // No lease is over because the machine is slow.
+    let processes: [Process; 4] = start(scene.url().to_owned(), 600).await;
     for process in processes {
         let text = tokio::task::spawn_blocking(|| process.wait()).await.unwrap();
         for surfaced in
@@ -174,7 +184,7 @@ async fn e11_after_a_kill_another_process_repeats_only_the_step_in_flight(scene:
     let ledger = folder.path().join("ledger").display().to_string();
     let handle = scene.queue.enqueue(FourSlowSteps { ledger: ledger.clone() }).await.unwrap();
     let url = scene.url().to_owned();
-    let [first] = start(url.clone()).await;
+    let [first] = start(url.clone(), 2).await;
     eventually("two steps are logged and the third runs", || async {
         let logged = handle.job().await.unwrap().unwrap().log_len;
         let begun = std::fs::read_to_string(&ledger).unwrap_or_default().lines().count();
@@ -182,7 +192,7 @@ async fn e11_after_a_kill_another_process_repeats_only_the_step_in_flight(scene:
     })
     .await;
     drop(first);
-    let [second] = start(url).await;
+    let [second] = start(url, 2).await;
     tokio::task::spawn_blocking(|| second.wait()).await.unwrap();
     let job = handle.job().await.unwrap().unwrap();
     assert_eq!((job.state, job.attempt, job.crashes), (JobState::Completed, 1, 1));
