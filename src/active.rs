@@ -99,6 +99,7 @@ impl Active {
     pub(crate) async fn abandoned(&self) {
         tokio::select! {
             () = self.stop.cancelled() => {}
+            () = self.token.cancelled(), if broken!(CancelKillsTheStep) => {}
             () = async {
                 self.lost.cancelled().await;
                 tokio::time::sleep(LOST_GRACE).await;
@@ -201,7 +202,9 @@ impl Active {
         let written = match outcome {
             Outcome::Applied(ack) | Outcome::Repeated(ack) => {
                 self.notes().entries.retain(|entry| aside.iter().all(|done| done.id != entry.id));
-                if let Some(cancel) = ack.cancel {
+                if let Some(cancel) = ack.cancel
+                    && !broken!(WriteCancelIsIgnored)
+                {
                     self.request_cancel(&cancel.reason);
                 }
                 Written::Saved

@@ -280,6 +280,50 @@ switches! {
         "A worker whose claim fails asks again at once.";
     TroubleEndsTheWorker: "56", "serving::memory::e22_a_worker_goes_on_after_the_store_failed",
         "A worker whose claim fails takes no more jobs.";
+    BackoffRetriesForEver: "22", "retries::memory_by_the_clock::a_backoff_without_a_number_of_retries_is_no_retry",
+        "A backoff without a number of retries is one without end.";
+    BodyErrorsAreNotRetried: "21", "retries::memory::e10_an_error_of_the_body_is_repeated_as_often_as_the_workflow_says",
+        "An error of the body is final whatever the workflow says.";
+    TaskBeforeCall: "20", "retries::memory::the_budget_of_a_call_goes_before_that_of_its_task",
+        "The retries of a task go before those of its call.";
+    StepWaitsByTheJobsFailures: "23", "backoff::memory_by_the_clock::a_step_waits_by_its_own_failures_and_not_by_the_jobs",
+        "A step waits by how often its job has failed.";
+    WorkflowBackoffIsIgnored: "23", "backoff::memory_by_the_clock::the_later_of_the_steps_and_the_jobs_dates_wins",
+        "A workflow's backoff does not count where a step failed.";
+    FiltersAreIgnored: "9", "passes::memory::e14_a_pass_by_label_runs_only_jobs_with_the_label",
+        "A pass takes whatever is due, also what its filter leaves out.";
+    SettlesAfterALook: "32", "trips::memory::e23_a_job_with_one_task_costs_three_trips",
+        "A job is read once more before its end is written.";
+    EntriesNameNoTask: "26", "steps::memory_by_the_clock::an_entry_says_all_that_is_known_of_its_attempt",
+        "An entry has the name of its step where that of the task belongs.";
+    InlineStepsAreNotMarked: "26", "steps::memory_by_the_clock::an_entry_says_all_that_is_known_of_its_attempt",
+        "A closure is logged as if it were a task.";
+    EntryIdsHaveNoTime: "26", "steps::memory_by_the_clock::an_entry_says_all_that_is_known_of_its_attempt",
+        "The id of an entry does not say when it was made.";
+    ConflictsAreShown: "27", "processes::sqlite::e17_two_hundred_parallel_steps_in_eight_jobs_by_four_processes",
+        "A write that meets another one fails with the words of the database.";
+    StepIsToldBeforeItIsLogged: "33", "callbacks::memory::a_step_is_told_of_when_it_is_logged",
+        "A callback is told of a step whose success is not recorded.";
+    FlowStepsTellNobody: "48", "data::memory::a_data_workflow_tells_callbacks_of_its_steps_and_of_itself",
+        "Nobody is told how the steps of a data workflow end.";
+    FlowStepsAreNotRetried: "48", "data::memory::e2_a_failing_step_of_a_data_workflow_is_repeated_as_often_as_its_task_says",
+        "The steps of a data workflow are never tried again.";
+    WriteCancelIsIgnored: "35", "cancelling::memory::e15_a_job_cancelled_by_id_stops_after_the_running_step",
+        "What the answer to a write says of a cancellation is not heard.";
+    CancelKillsTheStep: "36", "cancelling::memory::a_step_that_runs_when_its_job_is_cancelled_is_not_killed",
+        "A step is dropped when its job is cancelled.";
+    QueueRetentionIsIgnored: "38", "retention::memory::what_is_said_for_a_queue_counts_before_what_is_said_for_all",
+        "What is said of keeping for one queue does not count beside what is said for all.";
+    SupersedeLooksFirst: "40", "lanes::memory::of_racing_enqueues_that_supersede_exactly_one_job_waits",
+        "Superseding looks for earlier jobs, and then inserts.";
+    SupersedeDeletesTheFailed: "40", "lanes::memory::supersede_cancels_only_what_has_never_been_started",
+        "Superseding deletes the failed jobs of the key.";
+    ManualJobsAreNotCounted: "43", "schedules::memory_by_the_clock::jobs_enqueued_by_hand_count_where_that_is_asked_for",
+        "A slot is fired beside jobs that were enqueued by hand, also where these count.";
+    HandlingIsOfAllQueues: "46", "schedules::memory_by_the_clock::e20_schedules_are_handled_by_hand_for_one_queue_or_for_all",
+        "Handling the schedules of one queue handles those of all.";
+    SchedulerEndsWithTrouble: "46", "schedules::memory_by_the_clock::a_scheduler_that_meets_trouble_fires_the_slot_afterwards",
+        "A worker fires no more schedules when they could not be read once.";
     AcknowledgesBeforeItWrites: "58", "serving::memory::an_enqueue_that_was_not_written_is_not_acknowledged",
         "Enqueuing is acknowledged before the store has the job.";
 }

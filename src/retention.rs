@@ -297,7 +297,8 @@ fn policy<'a>(policies: &'a [(Queues, Retention)], tally: &Tally) -> Option<&'a 
         };
         policies.iter().rev().find(meant)
     };
-    last(false).or_else(|| last(true)).map(|(_, retention)| retention)
+    let own = if broken!(QueueRetentionIsIgnored) { None } else { last(false) };
+    own.or_else(|| last(true)).map(|(_, retention)| retention)
 }
 
 /// The jobs of a queue that ended so.

@@ -163,6 +163,11 @@ impl TaskOptions {
 
     /// How often it is tried again.
     pub(crate) fn budget(&self) -> u32 {
-        self.retries.unwrap_or_else(default_retries)
+        match self.retries {
+            None if self.backoff != Backoff::default() && broken!(BackoffRetriesForEver) => {
+                u32::MAX
+            }
+            retries => retries.unwrap_or_else(default_retries),
+        }
     }
 }

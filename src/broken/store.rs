@@ -3,15 +3,19 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+    num::NonZeroU32,
+    sync::{
+        Arc, LazyLock, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use futures::stream::BoxStream;
 use queue_core::{
-    BulkChange, EntryId, Guard, Inserted, Job, JobFilter, JobId, JobPatch, JobQuery, JobStore,
-    JobUpdate, LogEntry, LogRead, NewJob, OnConflict, Outcome, Payload, Result, Seq, State,
-    StoreInfo, Timestamp, Transition, Unique, Wakeup, When, async_trait,
+    BulkChange, EntryId, Error, ErrorKind, Guard, Inserted, Job, JobFilter, JobId, JobPatch,
+    JobQuery, JobStore, JobUpdate, LogEntry, LogRead, NewJob, OnConflict, Outcome, Payload, Result,
+    Seq, State, StoreInfo, Timestamp, Transition, Unique, Wakeup, When, async_trait,
     spec::{Answer, ByOp, Op, RunOp},
 };
 
@@ -32,6 +36,9 @@ pub(crate) fn around(store: Arc<dyn JobStore>) -> Arc<dyn JobStore> {
         || broken!(SupersedeTakesTheStarted)
         || broken!(BackoffHoldsTheLane)
         || broken!(UniqueLooksFirst)
+        || broken!(SupersedeLooksFirst)
+        || broken!(SupersedeDeletesTheFailed)
+        || broken!(ConflictsAreShown)
         || broken!(AcknowledgesBeforeItWrites);
     if is_broken { Arc::new(ByOp(Defective(store))) } else { store }
 }
@@ -74,13 +81,16 @@ impl RunOp for Defective {
     async fn run(&self, mut op: Op) -> Result<Answer> {
         match &mut op {
             Op::Insert(jobs) => {
-                if broken!(UniqueLooksFirst) {
+                if broken!(UniqueLooksFirst) || broken!(SupersedeLooksFirst) {
                     return self.look_first(jobs).await;
                 }
                 if broken!(AcknowledgesBeforeItWrites) {
                     return Ok(self.write_later(jobs));
                 }
                 self.before_insert(jobs).await?;
+            }
+            Op::Update(_) if broken!(ConflictsAreShown) && meets_another() => {
+                return Err(Error::new(ErrorKind::Contention, "WriteConflict"));
             }
             Op::Update(updates) | Op::UpdateAndClaim(updates, _) => {
                 self.before_update(updates).await?;
@@ -123,21 +133,25 @@ impl Defective {
             if broken!(LanesWithinAWorker) {
                 job.lane = None;
             }
+            let supersedes = |it: &Unique| it.on_conflict == OnConflict::Supersede;
             if broken!(SupersedeTakesTheStarted)
-                && let Some(unique) =
-                    job.unique.take_if(|it| it.on_conflict == OnConflict::Supersede)
+                && let Some(unique) = job.unique.take_if(|it| supersedes(it))
             {
-                let earlier = {
-                    let mut known = known();
-                    let of_key = known.keyed.entry(unique.key.clone()).or_default();
-                    let earlier = of_key.clone();
-                    of_key.push(job.id);
-                    earlier
-                };
-                let cancel = BulkChange::Cancel { reason: "superseded".to_owned() };
-                self.0.update_where(&JobFilter::ids(earlier), &cancel).await?;
+                self.supersede(JobFilter::ids(add(&unique.key, job.id))).await?;
+            }
+            if broken!(SupersedeDeletesTheFailed)
+                && let Some(unique) = job.unique.as_ref().filter(|it| supersedes(it))
+            {
+                let failed = JobFilter::ids(add(&unique.key, job.id)).with_states(State::Failed);
+                self.0.delete(&failed, NonZeroU32::MIN).await?;
             }
         }
+        Ok(())
+    }
+
+    async fn supersede(&self, which: JobFilter) -> Result<()> {
+        let cancel = BulkChange::Cancel { reason: "superseded".to_owned() };
+        self.0.update_where(&which, &cancel).await?;
         Ok(())
     }
 
@@ -146,17 +160,22 @@ impl Defective {
         let mut inserted = Vec::with_capacity(jobs.len());
         for job in jobs {
             let mut job = job.clone();
-            let key = job.unique.take().map(|Unique { key, .. }| key);
-            let there = key.as_ref().and_then(|key| known().keyed.get(key)?.last().copied());
+            let unique = job.unique.take();
+            let there = unique.as_ref().and_then(|it| known().keyed.get(&it.key).cloned());
             tokio::time::sleep(Duration::from_millis(1)).await;
-            match there {
-                Some(there) => inserted.push(Inserted::Existing(there)),
-                None => {
-                    inserted.extend(self.0.insert(std::slice::from_ref(&job)).await?);
-                    if let Some(key) = key {
-                        known().keyed.entry(key).or_default().push(job.id);
-                    }
+            match (there.unwrap_or_default(), &unique) {
+                (there, Some(Unique { on_conflict: OnConflict::Supersede, .. })) => {
+                    self.supersede(JobFilter::ids(there).with_states(State::Waiting)).await?;
                 }
+                (there, _) if there.is_empty() => {}
+                (there, _) => {
+                    inserted.extend(there.last().copied().map(Inserted::Existing));
+                    continue;
+                }
+            }
+            inserted.extend(self.0.insert(std::slice::from_ref(&job)).await?);
+            if let Some(unique) = unique {
+                add(&unique.key, job.id);
             }
         }
         Ok(Answer::Inserted(inserted))
@@ -236,6 +255,21 @@ impl Defective {
         *jobs = kept;
         Ok(())
     }
+}
+
+/// Notes a job of this key, and answers the earlier ones.
+fn add(key: &str, job: JobId) -> Vec<JobId> {
+    let mut known = known();
+    let of_key = known.keyed.entry(key.to_owned()).or_default();
+    let earlier = of_key.clone();
+    of_key.push(job);
+    earlier
+}
+
+/// Whether this write of the process meets another one: it is the fifth, the tenth..
+fn meets_another() -> bool {
+    static WRITES: AtomicUsize = AtomicUsize::new(1);
+    WRITES.fetch_add(1, Ordering::SeqCst).is_multiple_of(5)
 }
 
 fn as_new(entry: LogEntry) -> queue_core::NewEntry {

@@ -231,7 +231,8 @@ impl Scheduler {
     }
 
     async fn enqueue(&self, planned: &Planned, slot: Timestamp, job: NewJob) -> Result<Met> {
-        if planned.overlap == Overlap::SkipWhileAny && self.is_live(&job).await? {
+        let by_hand = planned.overlap == Overlap::SkipWhileAny && !broken!(ManualJobsAreNotCounted);
+        if by_hand && self.is_live(&job).await? {
             return self.pass_over(planned, slot, SlotFate::Overlap(None)).await;
         }
         if broken!(ScheduledJobsHaveFreshIds) {

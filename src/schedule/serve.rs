@@ -29,6 +29,7 @@ impl Scheduler {
     /// Handles what is due at its beginning, each schedule in its turn, until all of that is handled or the store failed. What
     /// becomes due meanwhile is left: with slow hooks there would be no end.
     pub(crate) async fn handle_once(&self, queues: Option<&[QueueName]>) -> Result<Handled> {
+        let queues = queues.filter(|_| !broken!(HandlingIsOfAllQueues));
         if self.is_idle(queues) {
             return Ok(Handled::default());
         }
@@ -61,6 +62,7 @@ async fn serve(scheduler: Arc<Scheduler>, hooks: Handle, over: CancellationToken
                 courses.begin(&seen);
                 courses.until_a_look_is_due(&seen.clock).await;
             }
+            Err(_) if broken!(SchedulerEndsWithTrouble) => break,
             Err(error) => {
                 tracing::warn!(%error, "the schedules could not be read; trying again");
                 over.run_until_cancelled(tokio::time::sleep(jittered(AFTER_TROUBLE))).await;

@@ -19,7 +19,7 @@ impl Worker {
             let mut request = ClaimRequest::new(queues, holder.clone(), limit, *lease);
             request.kinds = self.kinds();
             request.order = if broken!(OrderSwapped) { reversed(order) } else { order };
-            request.filter = filter.cloned();
+            request.filter = filter.filter(|_| !broken!(FiltersAreIgnored)).cloned();
             request
         };
         groups.into_iter().map(request).collect()

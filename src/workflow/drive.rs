@@ -232,7 +232,8 @@ fn body_failed(wf: &Wf, error: TaskError, active: &Active) -> Ending {
     let fatal = matches!(error.fault, Fault::Failed { fatal: true, .. });
     let mut failure = error.job_error();
     failure.attempt = active.attempt;
-    failure.is_final = fatal || active.attempt > options.budget();
+    failure.is_final =
+        fatal || active.attempt > options.budget() || broken!(BodyErrorsAreNotRetried);
     match failure.is_final {
         true => Ending::Fail(failure),
         false => {

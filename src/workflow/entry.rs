@@ -65,7 +65,11 @@ impl StepEntry {
         if whole.len() as u64 > max_bytes {
             whole = body(&StepEntry { input: None, ..self.clone() });
         }
-        NewEntry::new(EntryKind::Step, whole)
+        let mut entry = NewEntry::new(EntryKind::Step, whole);
+        if broken!(EntryIdsHaveNoTime) {
+            entry.id = queue_core::Uuid::new_v5(entry.id.as_uuid(), b"").into();
+        }
+        entry
     }
 
     /// The same entry without the input of its step. `None` if it has none.

@@ -56,9 +56,14 @@ impl Step {
             task: task.to_owned(),
             id,
             parent: None,
-            budget: match broken!(WorkflowBeforeTask) {
-                false => call.retries.or(options.retries).or(workflow.retries),
-                true => call.retries.or(workflow.retries).or(options.retries),
+            budget: match () {
+                () if broken!(WorkflowBeforeTask) => {
+                    call.retries.or(workflow.retries).or(options.retries)
+                }
+                () if broken!(TaskBeforeCall) => {
+                    options.retries.or(call.retries).or(workflow.retries)
+                }
+                () => call.retries.or(options.retries).or(workflow.retries),
             }
             .unwrap_or_else(default_retries),
             backoff: call.backoff.unwrap_or(options.backoff),
@@ -91,7 +96,7 @@ impl Step {
     fn entry(&self, wf: &Wf, state: StepState, attempt: Attempt) -> StepEntry {
         StepEntry {
             step: self.id.clone(),
-            task: self.task.clone(),
+            task: if broken!(EntriesNameNoTask) { &self.id } else { &self.task }.clone(),
             parent: self.parent.clone(),
             state,
             attempt: attempt.number,
@@ -149,6 +154,9 @@ impl Wf {
             Ok(result) => result,
             Err(content) => Err(panicked(content)),
         };
+        if let (Ok(output), true) = (&result, broken!(StepIsToldBeforeItIsLogged)) {
+            self.call_back(&step, output).await;
+        }
         let result = match result {
             // Nothing that is written now would be taken.
             _ if about.active.lost.is_cancelled() => None,
@@ -157,7 +165,9 @@ impl Wf {
         };
         let shown = match result {
             Some(Ok(output)) => {
-                self.call_back(&step, &output).await;
+                if !broken!(StepIsToldBeforeItIsLogged) {
+                    self.call_back(&step, &output).await;
+                }
                 return Ok(output);
             }
             Some(Err(error)) => self.fail(&step, attempt, error),
@@ -253,8 +263,11 @@ impl Wf {
         if failure.is_final || broken!(RetryIsShownToTheBody) {
             return Some(TaskError { fault: Fault::Step(Box::new(failure)) });
         }
-        let wait = step.backoff.of(active.id, &step.id, failures);
-        let wait = wait.max(options.backoff.of(active.id, &about.kind, active.attempt));
+        let failures = if broken!(StepWaitsByTheJobsFailures) { active.attempt } else { failures };
+        let mut wait = step.backoff.of(active.id, &step.id, failures);
+        if !broken!(WorkflowBackoffIsIgnored) {
+            wait = wait.max(options.backoff.of(active.id, &about.kind, active.attempt));
+        }
         inside.retry_at(about.now().plus(wait), failure);
         None
     }

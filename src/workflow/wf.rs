@@ -134,7 +134,8 @@ impl Wf {
         input: Payload,
         retries: Option<u32>,
     ) -> TaskResult<Payload> {
-        let settings = Settings { retries, ..Settings::default() };
+        let mute = broken!(FlowStepsTellNobody);
+        let settings = Settings { retries, mute, ..Settings::default() };
         self.call_with(id.into(), task, input, settings).await
     }
 
@@ -156,9 +157,12 @@ impl Wf {
                 ),
             ));
         };
+        let mute = settings.mute;
         let mut step = Step::new(self, task, id, settings, &registered.options);
         step.input = Some(input.clone());
-        step.callbacks = registered.callbacks.clone();
+        if !mute {
+            step.callbacks = registered.callbacks.clone();
+        }
         let ctx = self.step_ctx(&step);
         let handler = handler.clone();
         self.execute(step, async move { handler.call(ctx, input).await }).await

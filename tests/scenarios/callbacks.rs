@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures::{FutureExt, future::BoxFuture};
 use queue::{
-    DynCallback, Failure, Job, JobCtx, JobError, JobState, Pass, Payload, State, Success, Task,
-    TaskError, TaskResult, Wf, Worker, WorkerBuilder, core::EntryKind,
+    DynCallback, Failure, Job, JobCtx, JobError, JobState, Pass, Payload, State, StepEntry,
+    Success, Task, TaskError, TaskResult, Wf, Worker, WorkerBuilder, core::EntryKind,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -16,6 +16,7 @@ crate::on_every_store!(
     a_success_is_told_after_it_is_recorded,
     each_failed_attempt_is_told_and_whether_it_was_the_last,
     steps_that_are_tasks_tell_of_themselves_and_their_workflow_of_itself,
+    a_step_is_told_of_when_it_is_logged,
     a_caught_failure_of_a_step_is_told_once_it_is_recorded,
     what_goes_wrong_in_a_callback_is_logged_and_changes_nothing,
     a_callback_that_fails_of_a_deleted_job_changes_nothing,
@@ -131,6 +132,27 @@ async fn steps_that_are_tasks_tell_of_themselves_and_their_workflow_of_itself(sc
         "flow 2 None completed",
     ];
     assert_eq!(docs.all(), told, "a restored step is not told of again");
+}
+
+async fn a_step_is_told_of_when_it_is_logged(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .task(send)
+        .on_success(|done: Success<Mail>, State(docs): State<Docs>, ctx: JobCtx| async move {
+            let log = stored(&ctx).await.log;
+            let logged: Vec<_> =
+                log.iter().filter_map(StepEntry::from_entry).map(|entry| entry.step).collect();
+            docs.write(format!("sent {}, logged {}", done.input.to, logged.join(" ")));
+            Ok(())
+        })
+        .workflow(|_: Flow, wf: Wf| async move {
+            wf.task("first", mail("Ada", 0)).await?;
+            wf.task("second", mail("Bob", 0)).await
+        });
+    ran(worker, Flow).await;
+    let told = ["send Ada", "sent Ada, logged first", "send Bob", "sent Bob, logged first second"];
+    assert_eq!(docs.all(), told);
 }
 
 async fn a_caught_failure_of_a_step_is_told_once_it_is_recorded(scene: Scene) {

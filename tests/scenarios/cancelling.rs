@@ -13,6 +13,7 @@ crate::on_every_store!(
     e15_a_job_cancelled_by_id_stops_after_the_running_step,
     e15_jobs_cancelled_by_filter_stop_or_never_start,
     a_handler_sees_its_token_with_the_next_heartbeat,
+    a_step_that_runs_when_its_job_is_cancelled_is_not_killed,
     a_cancelled_job_stays_cancelled_whatever_its_handler_returns,
     a_task_cancels_its_job_from_inside,
     a_body_cancels_its_job_from_inside,
@@ -54,7 +55,8 @@ fn worker(scene: &Scene, gate: &Gate) -> Worker {
         .state(gate.clone())
         .task(step)
         .workflow(four_steps)
-        .lease(Duration::from_millis(300))
+        // No heartbeat comes before the next write.
+        .lease(Duration::from_secs(3_600))
         .build()
         .unwrap()
 }
@@ -130,6 +132,44 @@ async fn a_handler_sees_its_token_with_the_next_heartbeat(scene: Scene) {
     let summary = summary.expect("the handler is told").unwrap();
     assert!(matches!(summary.jobs[0].result, JobResult::Cancelled { .. }));
     assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Cancelled);
+}
+
+async fn a_step_that_runs_when_its_job_is_cancelled_is_not_killed(scene: Scene) {
+    let begun = Arc::new(Notify::new());
+    let worker = Worker::new(scene.queue.clone())
+        .state(begun.clone())
+        .workflow(|_: FourSteps, wf: Wf, State(begun): State<Arc<Notify>>| async move {
+            let goes_on = wf.run("goes-on", || async {
+                begun.notify_one();
+                wf.ctx().cancelled().cancelled().await;
+                // Time enough to be dropped in.
+                for _ in 0..100 {
+                    tokio::task::yield_now().await;
+                }
+                Ok::<_, TaskError>("done all the same".to_owned())
+            });
+            goes_on.await?;
+            wf.run("later", || async { Ok::<_, TaskError>(()) }).await
+        })
+        .lease(Duration::from_millis(300))
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(FourSteps).await.unwrap();
+    let cancelling = async {
+        begun.notified().await;
+        handle.cancel("enough").await.unwrap()
+    };
+    let (summary, outcome) = tokio::join!(worker.run(Pass::new()), cancelling);
+    assert!(outcome.is_saved());
+    assert!(matches!(summary.unwrap().jobs[0].result, JobResult::Cancelled { .. }));
+    let job = handle.job().await.unwrap().unwrap();
+    let entries: Vec<StepEntry> = job.log.iter().filter_map(StepEntry::from_entry).collect();
+    assert_eq!((job.state, entries.len()), (JobState::Cancelled, 1), "{entries:?}");
+    let output = entries[0].output.as_ref().map(|output| output.to::<String>().unwrap());
+    assert_eq!(
+        (entries[0].state, output),
+        (StepState::Completed, Some("done all the same".into()))
+    );
 }
 
 async fn a_cancelled_job_stays_cancelled_whatever_its_handler_returns(scene: Scene) {

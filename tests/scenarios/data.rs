@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use queue::{
-    Backoff, DynTask, JobCtx, JobState, Pass, Payload, State, StepEntry, Task, TaskError,
-    TaskOptions, TaskResult, Wf, Worker,
+    Backoff, DynCallback, DynTask, Failure, JobCtx, JobError, JobState, Pass, Payload, State,
+    StepEntry, Success, Task, TaskError, TaskOptions, TaskResult, Wf, Worker, WorkerBuilder,
     core::NewJob,
     flow::{Flow, FlowWorkflow, Step},
 };
@@ -18,6 +18,7 @@ use crate::scene::{Docs, Scene, eventually};
 crate::on_every_store!(
     e1_a_workflow_gives_the_same_as_code_and_as_data,
     e2_a_failing_step_of_a_data_workflow_is_repeated_as_often_as_its_task_says,
+    a_data_workflow_tells_callbacks_of_its_steps_and_of_itself,
     a_step_that_completes_the_job_ends_it,
     a_flow_whose_steps_need_each_other_is_refused_by_name,
     no_step_of_a_data_workflow_starts_after_a_final_failure,
@@ -86,7 +87,7 @@ const FAILING: &str = r#"{
     ]
 }"#;
 
-fn worker(scene: &Scene, docs: &Docs) -> Worker {
+fn worker(scene: &Scene, docs: &Docs) -> WorkerBuilder {
     let data = |name: &str, text| {
         let flow: Flow = serde_json::from_str(text).unwrap();
         FlowWorkflow::new(name, &flow, ["add", "breaks"]).unwrap()
@@ -98,15 +99,22 @@ fn worker(scene: &Scene, docs: &Docs) -> Worker {
         .workflow(as_code)
         .dyn_workflow(data("as-data", AS_DATA))
         .dyn_workflow(data("failing", FAILING))
-        .build()
-        .unwrap()
 }
 
 async fn drained(scene: &Scene, docs: &Docs, kind: &'static str, input: &str) -> queue::Job {
+    drained_by(worker(scene, docs), scene, kind, input).await
+}
+
+async fn drained_by(
+    worker: WorkerBuilder,
+    scene: &Scene,
+    kind: &'static str,
+    input: &str,
+) -> queue::Job {
     let job = NewJob::new(kind, Payload::from_text(input).unwrap());
     let id = job.id;
     scene.queue.insert(vec![job]).await.unwrap();
-    worker(scene, docs).drain(Pass::new()).await.unwrap();
+    worker.build().unwrap().drain(Pass::new()).await.unwrap();
     scene.queue.job(id).await.unwrap().unwrap()
 }
 
@@ -138,6 +146,41 @@ async fn e2_a_failing_step_of_a_data_workflow_is_repeated_as_often_as_its_task_s
     let job = drained(&scene, &docs, "failing", "{}").await;
     assert_eq!((job.state, job.attempt), (JobState::Failed, 4));
     assert_eq!((docs.count("add"), docs.count("breaks")), (1, 4));
+}
+
+async fn a_data_workflow_tells_callbacks_of_its_steps_and_of_itself(scene: Scene) {
+    struct Audit(Docs);
+    impl DynCallback for Audit {
+        fn fail(
+            &self,
+            _: JobCtx,
+            _: Payload,
+            error: JobError,
+        ) -> BoxFuture<'static, TaskResult<()>> {
+            self.0.write(format!("failing failed, last: {}", error.is_final));
+            Box::pin(std::future::ready(Ok(())))
+        }
+    }
+    let docs = Docs::default();
+    let worker = worker(&scene, &docs)
+        .on_success(|done: Success<Add>, State(docs): State<Docs>, ctx: JobCtx| async move {
+            docs.write(format!("{:?} gave {}", ctx.step(), done.output.sum));
+            Ok(())
+        })
+        .on_fail(|failed: Failure<Breaks>, State(docs): State<Docs>, ctx: JobCtx| async move {
+            docs.write(format!("{:?} failed, last: {}", ctx.step(), failed.error.is_final));
+            Ok(())
+        })
+        .dyn_callback("failing", Audit(docs.clone()));
+    let job = drained_by(worker, &scene, "failing", "{}").await;
+    assert_eq!((job.state, job.attempt), (JobState::Failed, 4));
+    let mut told = vec!["add".to_owned(), "Some(\"one\") gave 2".to_owned()];
+    for last in [false, false, false, true] {
+        told.push("breaks".to_owned());
+        told.push(format!("Some(\"two\") failed, last: {last}"));
+        told.push(format!("failing failed, last: {last}"));
+    }
+    assert_eq!(docs.all(), told);
 }
 
 async fn a_step_that_completes_the_job_ends_it(scene: Scene) {

@@ -20,12 +20,16 @@ crate::on_every_store!(
     the_budget_of_a_call_goes_before_that_of_its_task,
     the_workflow_is_the_default_budget_of_tasks_that_say_nothing,
     a_body_error_is_final_at_once_without_workflow_retries,
-    a_retry_waits_for_its_backoff,
     a_panic_fails_the_job_with_its_message,
     a_fatal_error_is_not_retried,
     every_error_names_its_step_and_attempt,
     a_caught_final_failure_does_not_fail_the_job,
     a_failure_that_a_lower_budget_makes_the_last_is_final,
+);
+
+crate::on_every_store_by_the_clock!(
+    a_retry_waits_for_its_backoff,
+    a_backoff_without_a_number_of_retries_is_no_retry,
 );
 
 #[derive(Serialize, Deserialize, Task)]
@@ -267,13 +271,31 @@ async fn a_retry_waits_for_its_backoff(scene: Scene) {
         }
     }
     let worker = Worker::new(scene.queue.clone())
-        .task(|_: Slow| async { Err::<(), _>(TaskError::new("later")) });
-    let job = drained(worker, Slow).await;
+        .task(|_: Slow| async { Err::<(), _>(TaskError::new("later")) })
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Slow).await.unwrap();
+    worker.drain(Pass::new()).await.unwrap();
+    let job = handle.job().await.unwrap().unwrap();
     assert_eq!((job.state, job.attempt), (JobState::Waiting, 1));
-    // The step's end is the worker's reckoning of the store's clock, and that is good to a second.
-    let ended = StepEntry::from_entry(&job.log[0]).unwrap().finished_at;
-    let wait = ended.until(job.run_at) + std::time::Duration::from_secs(1);
-    assert!((WAIT..WAIT * 11 / 10).contains(&wait), "{wait:?}");
+    assert_eq!(job.run_at, scene.clock.now().plus(WAIT));
+    scene.clock.advance(WAIT);
+    assert_eq!(worker.run(Pass::new()).await.unwrap().failed(), 1);
+}
+
+async fn a_backoff_without_a_number_of_retries_is_no_retry(scene: Scene) {
+    workflow!(Flow, "flow");
+    #[derive(Serialize, Deserialize, Task)]
+    #[task(name = "waits", output = u32, backoff(fixed = "1s"))]
+    struct Waits;
+    let build = || {
+        let worker = Worker::new(scene.queue.clone());
+        let worker = worker.task(|_: Waits| async { Err::<u32, _>(TaskError::new("no luck")) });
+        worker.workflow(|_: Flow, wf: Wf| async move { wf.task("waits", Waits).await })
+    };
+    for job in [drained(build(), Waits).await, drained(build(), Flow).await] {
+        assert_eq!((job.state, job.attempt), (JobState::Failed, 1));
+    }
 }
 
 async fn a_panic_fails_the_job_with_its_message(scene: Scene) {

@@ -2,7 +2,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use futures::{StreamExt, future::try_join_all, stream::FuturesUnordered};
 use queue::{
-    JobState, Pass, State, StepEntry, StepState, Task, TaskError, TaskResult, Wf, Worker,
+    INLINE, JobState, Pass, State, StepEntry, StepState, Task, TaskError, TaskResult, Wf, Worker,
     step_statuses,
 };
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ crate::on_every_store!(
     a_nested_step_that_fails_for_good_fails_its_parent,
     a_result_too_large_for_the_store_fails_the_job_with_the_reason,
 );
+
+crate::on_every_store_by_the_clock!(an_entry_says_all_that_is_known_of_its_attempt);
 
 #[derive(Serialize, Deserialize, Task)]
 #[task(name = "fan-out", output = Vec<u32>)]
@@ -53,7 +55,12 @@ async fn task_steps(FanOut { steps }: FanOut, wf: Wf) -> TaskResult<Vec<u32>> {
 
 /// Exactly one completed entry per step, with an id of its own and the output where it belongs.
 pub fn assert_fanned_out(job: &queue::Job, steps: u32) {
-    assert_eq!(job.state, JobState::Completed, "{:?}", job.error);
+    assert_eq!(
+        (job.state, job.attempt, job.crashes),
+        (JobState::Completed, 1, 0),
+        "{:?}",
+        job.error
+    );
     let expected: Vec<u32> = (0..steps).collect();
     assert_eq!(job.output.as_ref().unwrap().to::<Vec<u32>>().unwrap(), expected);
     assert_eq!(job.log.len(), steps as usize);
@@ -90,6 +97,66 @@ async fn e16_fifty_parallel_steps_that_each_write_a_doc(scene: Scene) {
 
 async fn e16_two_hundred_parallel_steps(scene: Scene) {
     fan_out(&scene, Worker::new(scene.queue.clone()).workflow(inline_steps), 200).await;
+}
+
+async fn an_entry_says_all_that_is_known_of_its_attempt(scene: Scene) {
+    const SECOND: Duration = Duration::from_secs(1);
+    let (docs, clock) = (Docs::default(), scene.clock.clone());
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .task(write_doc)
+        .workflow(move |_: FanOut, wf: Wf, State(docs): State<Docs>| {
+            let clock = clock.clone();
+            async move {
+                let around = wf.run("around", || async {
+                    clock.advance(SECOND);
+                    let inside = wf.task("inside", WriteDoc(7)).await?;
+                    clock.advance(SECOND);
+                    if docs.len() == 1 { Ok(vec![inside]) } else { Err(TaskError::new("twice")) }
+                });
+                let output = around.await?;
+                let fails = wf.run("fails", || async {
+                    docs.write("fails");
+                    clock.advance(SECOND);
+                    if docs.len() == 2 { Err(TaskError::new("once")) } else { Ok(()) }
+                });
+                fails.retries(1).await?;
+                Ok(output)
+            }
+        })
+        .build()
+        .unwrap();
+    let at = |seconds: u32| serde_json::to_value(scene.clock.now().plus(seconds * SECOND)).unwrap();
+    let entry = |step: &str, task: &str, state: &str, attempt: u32, from: u32, to: u32| {
+        serde_json::json!({
+            "step": step, "task": task, "state": state, "attempt": attempt,
+            "started_at": at(from), "finished_at": at(to),
+        })
+    };
+    let mut expected = [
+        entry("inside", "write-doc", "completed", 1, 1, 1),
+        entry("around", INLINE, "completed", 1, 0, 2),
+        entry("fails", INLINE, "failed", 1, 2, 3),
+        entry("fails", INLINE, "completed", 2, 3, 4),
+    ];
+    expected[0]["parent"] = "around".into();
+    (expected[0]["input"], expected[0]["output"]) = (7.into(), 7.into());
+    expected[1]["output"] = [7].into();
+    expected[3]["output"] = serde_json::Value::Null;
+    let handle = scene.queue.enqueue(FanOut { steps: 0 }).await.unwrap();
+    worker.drain(Pass::new()).await.unwrap();
+    let job = handle.job().await.unwrap().unwrap();
+    let error = job.log.get(2).and_then(StepEntry::from_entry).and_then(|entry| entry.error);
+    let error = error.expect("the failure says why");
+    assert_eq!((error.message.as_str(), error.step.as_deref()), ("once", Some("fails")));
+    expected[2]["error"] = serde_json::to_value(&error).unwrap();
+    let entries: Vec<serde_json::Value> =
+        job.log.iter().map(|entry| entry.body.to().unwrap()).collect();
+    assert_eq!(entries, expected);
+    for entry in &job.log {
+        assert_eq!(entry.kind, queue::core::EntryKind::Step);
+        assert_eq!(entry.id.as_uuid().get_version_num(), 7, "minted by the engine, in order");
+    }
 }
 
 async fn entries_keep_one_order_and_are_read_from_any_place(scene: Scene) {

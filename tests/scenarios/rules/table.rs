@@ -313,6 +313,7 @@ pub const RULES: &[Rule] = &[
         tests: &[
             EveryStore("retries::e2_only_the_failing_step_is_repeated_as_often_as_its_task_says"),
             EveryStore("restoring::a_step_whose_restoring_is_off_is_bounded_by_its_retries"),
+            EveryStore("retries::a_backoff_without_a_number_of_retries_is_no_retry"),
             EveryStore("bounds::short_sleeps_do_not_keep_the_worker_busy"),
         ],
     },
@@ -365,6 +366,7 @@ pub const RULES: &[Rule] = &[
         part: "Steps and the log",
         sentence: "Each finished attempt of a step appends one entry, with all that is known of it.",
         tests: &[
+            EveryStore("steps::an_entry_says_all_that_is_known_of_its_attempt"),
             EveryStore("retries::e1_a_later_step_uses_the_stored_output_of_an_earlier_one"),
             EveryStore("unknown::a_step_used_twice_is_an_error_that_names_it"),
             EveryStore("steps::a_null_output_is_restored_as_such"),
@@ -456,6 +458,7 @@ pub const RULES: &[Rule] = &[
             EveryStore(
                 "callbacks::steps_that_are_tasks_tell_of_themselves_and_their_workflow_of_itself",
             ),
+            EveryStore("callbacks::a_step_is_told_of_when_it_is_logged"),
             EveryStore("callbacks::a_caught_failure_of_a_step_is_told_once_it_is_recorded"),
             EveryStore("callbacks::what_goes_wrong_in_a_callback_is_logged_and_changes_nothing"),
             EveryStore("callbacks::a_callback_that_fails_of_a_deleted_job_changes_nothing"),
@@ -548,6 +551,7 @@ pub const RULES: &[Rule] = &[
         part: "Cancelling",
         sentence: "A running step is not killed, and no later one starts; a job may cancel itself.",
         tests: &[
+            EveryStore("cancelling::a_step_that_runs_when_its_job_is_cancelled_is_not_killed"),
             EveryStore("cancelling::a_task_cancels_its_job_from_inside"),
             EveryStore("cancelling::a_body_cancels_its_job_from_inside"),
             EveryStore(
@@ -741,6 +745,7 @@ pub const RULES: &[Rule] = &[
             EveryStore(
                 "data::e2_a_failing_step_of_a_data_workflow_is_repeated_as_often_as_its_task_says",
             ),
+            EveryStore("data::a_data_workflow_tells_callbacks_of_its_steps_and_of_itself"),
             EveryStore("data::a_step_that_completes_the_job_ends_it"),
             EveryStore("data::a_flow_whose_steps_need_each_other_is_refused_by_name"),
             EveryStore(
