@@ -18,7 +18,7 @@ use queue::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::scene::{Docs, Fault, Scene, eventually};
+use crate::scene::{Docs, Fault, Lock, Scene, eventually};
 
 crate::on_every_store!(
     a_final_failure_is_shown_while_a_sibling_waits_for_a_nested_step,
@@ -225,22 +225,35 @@ async fn a_pass_runs_what_it_claimed_when_a_later_claim_fails(scene: Scene) {
 
 async fn one_result_too_large_does_not_fail_its_siblings(scene: Scene) {
     let limit = usize::try_from(scene.queue.store().info().capabilities.max_payload_bytes).unwrap();
+    let trips = scene.trips.clone();
     // While the first write is in flight, those of the other steps gather and are merged.
-    scene.trips.delay("update_jobs", 30 * TICK);
     let worker = Worker::new(scene.queue.clone())
-        .workflow(move |_: Flow, wf: Wf| async move {
-            let first = wf.run("first", || async { Ok::<_, TaskError>(0) }).into_future();
-            let later = |id: &'static str, bytes: usize| {
-                let step = wf.run(id, move || async move {
-                    tokio::time::sleep(2 * TICK).await;
-                    Ok::<_, TaskError>("x".repeat(bytes))
-                });
-                step.into_future()
-            };
-            let (one, large, two) = (later("one", 1), later("large", limit), later("two", 1));
-            let (first, one, large, two) = futures::join!(first, one, large, two);
-            assert!(large.is_err());
-            Ok(first? + (one?.len() + two?.len()) as u32)
+        .workflow(move |_: Flow, wf: Wf| {
+            let trips = trips.clone();
+            async move {
+                let ended = AtomicU32::new(0);
+                trips.lock(Lock::Writes(wf.ctx().id()));
+                let first = wf.run("first", || async { Ok::<_, TaskError>(0) }).into_future();
+                let later = |id: &'static str, bytes: usize| {
+                    let (trips, ended) = (&trips, &ended);
+                    let step = wf.run(id, move || async move {
+                        eventually("the first is written", || async { trips.hung() > 0 }).await;
+                        ended.fetch_add(1, Ordering::SeqCst);
+                        Ok::<_, TaskError>("x".repeat(bytes))
+                    });
+                    step.into_future()
+                };
+                let (one, large, two) = (later("one", 1), later("large", limit), later("two", 1));
+                let unlock = async {
+                    while ended.load(Ordering::SeqCst) < 3 {
+                        tokio::task::yield_now().await;
+                    }
+                    trips.unlock();
+                };
+                let (first, one, large, two, ()) = futures::join!(first, one, large, two, unlock);
+                assert!(large.is_err());
+                Ok(first? + (one?.len() + two?.len()) as u32)
+            }
         })
         .build()
         .unwrap();

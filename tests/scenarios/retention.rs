@@ -10,7 +10,7 @@ use queue::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::scene::{Scene, eventually};
+use crate::scene::{Lock, Scene, eventually};
 
 crate::on_every_store!(
     a_sweep_keeps_the_newest_of_each_outcome_and_leaves_other_queues_alone,
@@ -102,13 +102,15 @@ async fn a_sweep_never_deletes_a_job_that_waits_or_runs(scene: Scene) {
 
 async fn sweeps_at_once_leave_exactly_the_newest(scene: Scene) {
     let handles = ended(&scene, "a", &[Ends::Well; 30]).await;
-    // All of them have looked before the first of them deletes.
-    scene.trips.delay("delete", Duration::from_millis(200));
+    const SWEEPS: usize = 6;
+    scene.trips.lock(Lock::Deletes);
     let retention = Retention::of_all(Retain::Newest(7));
-    let sweeps = (0..6).map(|_| {
+    let sweeps = [(); SWEEPS].map(|()| {
         let queue = scene.queue.clone();
         tokio::spawn(async move { queue.sweep(Queues::All, retention).await.unwrap().total() })
     });
+    eventually("all have looked", || async { scene.trips.hung() == SWEEPS }).await;
+    scene.trips.unlock();
     let deleted: u64 = join_all(sweeps).await.into_iter().map(Result::unwrap).sum();
     assert_eq!(kept(&handles).await, (23..30).collect::<Vec<_>>());
     assert_eq!(deleted, 23, "each job is counted by the sweep that deleted it");

@@ -202,18 +202,26 @@ async fn an_idle_worker_hears_its_own_process_where_the_store_gives_no_hints(sce
     scene.trips.blind();
     let (docs, rests) = (Docs::default(), QueueName::new("rests").unwrap());
     let worker = worker(scene.queue.clone(), &docs).all_queues().build().unwrap();
+    let asked = |before: usize, times: usize| {
+        let trips = scene.trips.clone();
+        eventually("it asks", move || std::future::ready(trips.asked() >= before + times))
+    };
     let hears = while_serving(worker, async {
+        asked(0, 1).await;
         for _ in 0..TIMES {
-            // Until it has asked once more, or it might not have to hear anything.
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            let before = scene.trips.asked();
             let note = scene.queue.enqueue(Note("enqueued".into())).await.unwrap();
             note.output().await.unwrap();
+            // Once more when that has ended, or it might not have to hear anything.
+            asked(before, 2).await;
+            let before = scene.trips.asked();
             let note = Note("resumed".into());
             scene.queue.pause(rests.clone()).await.unwrap();
             let note = scene.queue.enqueue(note).queue(rests.clone()).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            asked(before, 1).await;
             scene.queue.resume(rests.clone()).await.unwrap();
             note.output().await.unwrap();
+            asked(before, 3).await;
         }
     });
     // Asking every five seconds is too slow for any of them.

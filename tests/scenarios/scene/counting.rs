@@ -23,6 +23,8 @@ use tokio::sync::watch;
 #[derive(Debug, Default)]
 pub struct Trips {
     calls: Mutex<BTreeMap<&'static str, usize>>,
+    /// How many calls that ask for jobs the store has answered.
+    asked: AtomicUsize,
     /// How many log entries were sent in all.
     entries: AtomicUsize,
     /// How many of the next calls do not reach the store.
@@ -58,6 +60,8 @@ pub struct Trips {
 pub enum Lock {
     /// All.
     All,
+    /// Deletions.
+    Deletes,
     /// Changes of this job.
     Writes(JobId),
     /// Renewals of this job's lease.
@@ -67,7 +71,7 @@ pub enum Lock {
 impl Lock {
     fn holds(self, op: &Op) -> bool {
         match (self, op) {
-            (Lock::All, _) => true,
+            (Lock::All, _) | (Lock::Deletes, Op::Delete(..)) => true,
             (Lock::Writes(id), Op::Update(updates) | Op::UpdateAndClaim(updates, _)) => {
                 updates.iter().any(|update| update.id == id)
             }
@@ -102,6 +106,11 @@ enum Fate {
 }
 
 impl Trips {
+    /// How many calls that ask for jobs the store has answered.
+    pub fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
     /// How many log entries were sent in all.
     pub fn entries(&self) -> usize {
         self.entries.load(Ordering::SeqCst)
@@ -304,7 +313,9 @@ impl RunOp for Counting {
             self.trips.entries.fetch_add(entries, Ordering::SeqCst);
         }
         let (method, late) = (op.method(), &self.trips.late);
+        let asks = matches!(op, Op::Claim(_) | Op::UpdateAndClaim(..));
         let answer = op.run(&*self.store).await?;
+        self.trips.asked.fetch_add(asks.into(), Ordering::SeqCst);
         let late = late.lock().unwrap().remove(method);
         tokio::time::sleep(late.unwrap_or_default()).await;
         match fate {
