@@ -88,20 +88,21 @@ fn entries(job: &Job) -> Vec<(String, StepState)> {
 }
 
 async fn a_sleep_does_not_end_early_because_a_claim_was_answered_late(scene: Scene) {
+    const NAP: Duration = Duration::from_millis(200);
     type First = Arc<Mutex<Option<Instant>>>;
     let worker = Worker::new(scene.queue.clone())
         .state(First::default())
         .workflow(|_: Flow, wf: Wf, State(first): State<First>| async move {
             let begun = *first.lock().unwrap().get_or_insert_with(Instant::now);
-            wf.sleep("nap", SECOND).await?;
-            Ok(u32::from(begun.elapsed() >= SECOND))
+            wf.sleep("nap", NAP).await?;
+            Ok(u32::from(begun.elapsed() >= NAP))
         })
         .build()
         .unwrap();
     let handle = scene.queue.enqueue(Flow).await.unwrap();
-    scene.trips.delay_answer("claim", 3 * SECOND);
+    scene.trips.delay_answer("claim", 3 * NAP);
     worker.run_until_empty(|_| {}).await.unwrap();
-    assert_eq!(handle.output().await.unwrap(), 1, "it slept for less than a second");
+    assert_eq!(handle.output().await.unwrap(), 1, "it slept for less than it said");
 }
 
 async fn a_sleep_gives_the_job_back_and_uses_no_attempt(scene: Scene) {

@@ -36,8 +36,10 @@ crate::on_every_store_by_the_clock!(a_schedule_whose_call_is_never_answered_fire
 
 /// For tests in which a call is never answered: it is given up after as long.
 const SHORT: Duration = Duration::from_secs(1);
+/// The same where no lease matters: no call is given up sooner.
+const SHORTEST: Duration = Duration::from_millis(500);
 /// For tests of leases: long enough for a call that renews them to be given up, and another to be made.
-const LEASE: Duration = Duration::from_secs(3);
+const LEASE: Duration = Duration::from_millis(1_500);
 
 #[derive(Serialize, Deserialize, Task)]
 #[task(name = "held")]
@@ -123,7 +125,12 @@ async fn a_claim_that_is_never_answered_is_found_again(scene: Scene) {
 
 async fn a_renewal_that_is_never_answered_costs_no_lease(scene: Scene) {
     let (docs, go) = (Docs::default(), Arc::new(Semaphore::new(0)));
-    let worker = worker(scene.queue.clone(), &docs, &go).0.lease(LEASE).build().unwrap();
+    let worker = worker(scene.queue.clone(), &docs, &go)
+        .0
+        .lease(LEASE)
+        .renew_every(LEASE / 30)
+        .build()
+        .unwrap();
     let handle = scene.queue.enqueue(Held).await.unwrap();
     scene.trips.next("heartbeat", Fault::Hang);
     while_serving(worker, async {
@@ -144,7 +151,12 @@ async fn a_renewal_that_is_never_answered_costs_no_lease(scene: Scene) {
 
 async fn a_lease_that_cannot_be_renewed_takes_no_other_with_it(scene: Scene) {
     let (docs, go) = (Docs::default(), Arc::new(Semaphore::new(0)));
-    let worker = worker(scene.queue.clone(), &docs, &go).0.lease(LEASE).build().unwrap();
+    let worker = worker(scene.queue.clone(), &docs, &go)
+        .0
+        .lease(LEASE)
+        .renew_every(LEASE / 30)
+        .build()
+        .unwrap();
     let handles = scene.queue.enqueue_many((0..3).map(|_| Held)).await.unwrap();
     let (locked, others) = handles.split_first().unwrap();
     scene.trips.lock(Lock::Renewals(locked.id()));
@@ -186,7 +198,7 @@ async fn a_look_for_expired_leases_that_never_ends_is_made_again(scene: Scene) {
     assert_eq!(scene.sibling().await.store().claim(&request).await.unwrap().jobs.len(), 1);
     scene.trips.next("reap", Fault::Hang);
     let reports = reports();
-    while_serving(worker.lease(SHORT).build().unwrap(), async {
+    while_serving(worker.lease(SHORTEST).build().unwrap(), async {
         completed(&handle).await;
     })
     .await;
@@ -239,7 +251,7 @@ async fn a_worker_whose_runtime_is_blocked_is_reported(scene: Scene) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let worker = Worker::new(queue)
             .name(holder.clone())
-            .lease(SHORT)
+            .lease(SHORTEST)
             .state(holder)
             .task(move |_: Blocks, State(holder): State<String>| async move {
                 let deadline = std::time::Instant::now() + Duration::from_secs(30);
@@ -262,7 +274,7 @@ async fn a_store_that_blocks_the_engine_s_thread_is_reported(scene: Scene) {
     let (worker, name) = worker(scene.queue.clone(), &docs, &go);
     let handle = scene.queue.enqueue(Held).await.unwrap();
     let reports = reports();
-    while_serving(worker.lease(SHORT).build().unwrap(), async {
+    while_serving(worker.lease(SHORTEST).build().unwrap(), async {
         completed(&handle).await;
         scene.trips.block(true);
         let reported = eventually("a report", || async {
@@ -303,7 +315,7 @@ async fn a_sweep_that_is_never_answered_is_made_again(scene: Scene) {
     let (docs, go) = (Docs::default(), Arc::new(Semaphore::new(1)));
     let worker = worker(scene.queue.clone(), &docs, &go)
         .0
-        .lease(SHORT)
+        .lease(SHORTEST)
         .retention(Queues::All, Retention::of_all(Retain::Newest(0)))
         .sweep_every(Duration::from_millis(50))
         .build()
@@ -323,7 +335,7 @@ async fn a_schedule_whose_call_is_never_answered_fires_all_the_same(scene: Scene
     let (docs, go) = (Docs::default(), Arc::new(Semaphore::new(1)));
     let schedule = Schedule::cron("* * * * * *", Held).named("s").overlap(Overlap::SkipWhileAny);
     let (worker, _) = worker(scene.queue.clone(), &docs, &go);
-    let worker = worker.lease(SHORT).scheduled(schedule).build().unwrap();
+    let worker = worker.lease(SHORTEST).scheduled(schedule).build().unwrap();
     // Not by way of the store whose calls hang.
     let others = scene.sibling().await;
     let fired = async || {
