@@ -29,6 +29,8 @@ pub(crate) struct Active {
     /// The store's clock.
     pub(crate) clock: StoreClock,
     keep: Keep,
+    /// How long its handler may go on when the job is lost.
+    lost_grace: Duration,
     /// Tells the handler to stop: cancelled, lost, or shutting down.
     pub(crate) token: CancellationToken,
     /// The job belongs to somebody else, or to nobody.
@@ -51,12 +53,14 @@ struct Notes {
     entries: Vec<NewEntry>,
 }
 
-/// How long a handler whose job was lost may go on before it is dropped.
-const LOST_GRACE: Duration = Duration::from_secs(5);
-
 impl Active {
     /// `stop` is cancelled when whoever claimed the job stops.
-    pub(crate) fn new(job: &Job, clock: StoreClock, stop: CancellationToken) -> Self {
+    pub(crate) fn new(
+        job: &Job,
+        clock: StoreClock,
+        stop: CancellationToken,
+        lost_grace: Duration,
+    ) -> Self {
         Active {
             id: job.id,
             fence: job.fence,
@@ -64,6 +68,7 @@ impl Active {
             run_at: job.run_at,
             clock,
             keep: job.keep,
+            lost_grace,
             token: stop.child_token(),
             lost: CancellationToken::new(),
             stop,
@@ -102,8 +107,8 @@ impl Active {
             () = self.token.cancelled(), if broken!(CancelKillsTheStep) => {}
             () = async {
                 self.lost.cancelled().await;
-                tokio::time::sleep(LOST_GRACE).await;
-            } => {}
+                tokio::time::sleep(self.lost_grace).await;
+            }, if !broken!(LostHandlersGoOn) => {}
         }
     }
 

@@ -173,12 +173,12 @@ switches! {
         "A pass enqueues schedules too.";
     ForgetsSteps: "17", "processes::sqlite::e11_after_a_kill_another_process_repeats_only_the_step_in_flight",
         "What the log says of finished steps is not read.";
-    ClaimsAreHeldLate: "14", "blocking::memory::jobs_that_are_claimed_while_a_handler_blocks_keep_their_leases",
+    ClaimsAreHeldLate: "14", "blocking::memory_by_the_clock::jobs_that_are_claimed_while_a_handler_blocks_keep_their_leases",
         "The leases of claimed jobs are renewed only when the worker takes them in.";
     IgnoresLoss: "15", "leases::memory::a_worker_that_stalled_writes_nothing_into_the_next_attempt",
         "A worker that is told that it lost a job believes that its write was made.";
     RenewsAmongHandlers: "14",
-        "blocking::memory::handlers_that_block_a_runtime_of_one_thread_for_three_leases_keep_their_leases",
+        "blocking::memory_by_the_clock::handlers_that_block_a_runtime_of_one_thread_for_three_leases_keep_their_leases",
         "Leases are renewed on the runtime of the handlers.";
     WaitsForEver: "56", "stalls::memory::a_write_that_is_never_answered_holds_up_no_other_job",
         "A call of the store is waited for as long as it takes.";
@@ -304,6 +304,10 @@ switches! {
         "A write that meets another one fails with the words of the database.";
     StepIsToldBeforeItIsLogged: "33", "callbacks::memory::a_step_is_told_of_when_it_is_logged",
         "A callback is told of a step whose success is not recorded.";
+    CallbacksAreCutByALoss: "33", "callbacks::memory::a_callback_of_a_job_whose_end_was_acknowledged_late_is_not_cut_short",
+        "A callback is broken off when the lease was renewed in vain after the end of its job.";
+    LostHandlersGoOn: "15", "leases::memory::a_handler_that_does_not_heed_the_loss_of_its_job_is_dropped",
+        "A handler whose job another worker has goes on for as long as it likes.";
     FlowStepsTellNobody: "48", "data::memory::a_data_workflow_tells_callbacks_of_its_steps_and_of_itself",
         "Nobody is told how the steps of a data workflow end.";
     FlowStepsAreNotRetried: "48", "data::memory::e2_a_failing_step_of_a_data_workflow_is_repeated_as_often_as_its_task_says",

@@ -39,7 +39,7 @@ impl Fresh {
         keeper: Arc<Keeper>,
         committer: Committer,
     ) -> Self {
-        let active = Arc::new(Active::new(&job, clock, stop));
+        let active = Arc::new(Active::new(&job, clock, stop, keeper.lost_grace));
         if !broken!(ClaimsAreHeldLate) {
             keeper.add(active.clone());
         }

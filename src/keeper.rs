@@ -29,12 +29,21 @@ pub(crate) struct Keeper {
     /// Whether a call for all was not answered: one of them may be the reason, a row that is locked for example, and the
     /// others are not to lose their leases for it.
     apart: AtomicBool,
+    /// How long the handler of a lost job may go on.
+    pub(crate) lost_grace: Duration,
 }
 
 impl Keeper {
     /// Starts one for the worker of this name. It ends when it is dropped.
-    pub(crate) fn start(io: &Io, worker: Arc<str>, lease: Duration, every: Duration) -> Arc<Self> {
-        let keeper = Arc::new(Keeper { held: Mutex::default(), apart: AtomicBool::new(false) });
+    pub(crate) fn start(
+        io: &Io,
+        worker: Arc<str>,
+        lease: Duration,
+        every: Duration,
+        lost_grace: Duration,
+    ) -> Arc<Self> {
+        let (held, apart) = (Mutex::default(), AtomicBool::new(false));
+        let keeper = Arc::new(Keeper { held, apart, lost_grace });
         let among_handlers = broken!(RenewsAmongHandlers).then(Handle::current);
         if let Some(handle) = among_handlers.as_ref().or(io.handle()) {
             let (weak, store) = (Arc::downgrade(&keeper), io.store().clone());

@@ -100,7 +100,8 @@ async fn call_back(
         }
     };
     // Only a stop breaks it off. Its lease may have been renewed in vain between its end and the news of that.
-    if active.stop.run_until_cancelled(tell).await.is_none() {
+    let end = if broken!(CallbacksAreCutByALoss) { &active.lost } else { &active.stop };
+    if end.run_until_cancelled(tell).await.is_none() {
         tracing::warn!(job = %active.id, "a callback was broken off because the worker stops");
     }
 }

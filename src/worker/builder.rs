@@ -24,6 +24,8 @@ const LEASE: Duration = Duration::from_secs(15);
 const LONGEST_LEASE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// How long running jobs may go on when the worker is told to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long the handler of a job that was lost may go on.
+const LOST_GRACE: Duration = Duration::from_secs(5);
 /// How often a worker deletes what is not to be kept, unless it is told otherwise.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -39,6 +41,7 @@ pub struct WorkerBuilder {
     settings: Settings,
     schedules: Vec<Schedule>,
     renew_every: Option<Duration>,
+    lost_grace: Duration,
 }
 
 /// What a worker does with jobs of kinds that it has no handler for.
@@ -74,6 +77,7 @@ impl WorkerBuilder {
             },
             schedules: Vec::new(),
             renew_every: None,
+            lost_grace: LOST_GRACE,
         }
     }
 
@@ -204,6 +208,14 @@ impl WorkerBuilder {
         self
     }
 
+    /// When a running job is lost, to another worker for example because its lease could not be renewed in time, its handler is
+    /// told, and may go on for so long before it is dropped. 5 s when it is not called.
+    #[must_use]
+    pub const fn lost_grace(mut self, grace: Duration) -> Self {
+        self.lost_grace = grace;
+        self
+    }
+
     /// Keeps the jobs of these queues that have ended so long, while it serves: those that are not to be kept are deleted soon
     /// after it has begun and then at the interval of [`sweep_every`](Self::sweep_every). They need not be queues that it takes
     /// jobs from, and any number of workers may be told the same.
@@ -252,6 +264,7 @@ impl WorkerBuilder {
             settings,
             schedules,
             renew_every,
+            lost_grace,
         } = self;
         check_name("worker name", &settings.holder)?;
         checks.iter().try_for_each(|check| check(&states))?;
@@ -285,7 +298,8 @@ impl WorkerBuilder {
         }
         let planned = plan(schedules, &catalog, &queue.store().info().capabilities)?;
         let scheduler = Arc::new(Scheduler::new(queue.clone(), planned, patience(lease)));
-        let keeper = Keeper::start(queue.io(), settings.holder.clone(), lease, renew_every);
+        let holder = settings.holder.clone();
+        let keeper = Keeper::start(queue.io(), holder, lease, renew_every, lost_grace);
         let readings = Arc::<Readings>::default();
         let bench = Bench {
             committer: Committer::start(

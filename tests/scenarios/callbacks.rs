@@ -285,11 +285,12 @@ async fn a_callback_of_a_job_whose_end_was_acknowledged_late_is_not_cut_short(sc
         .task(send)
         .on_success(|_: Success<Mail>, State(docs): State<Docs>| async move {
             // Longer than the handler of a lost job may go on.
-            tokio::time::sleep(Duration::from_secs(6)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             docs.write("told");
             Ok(())
         })
-        .lease(Duration::from_secs(2))
+        .lease(Duration::from_millis(600))
+        .lost_grace(Duration::ZERO)
         .build()
         .unwrap();
     // The end is written, and its lease is renewed in vain before that is known here.

@@ -4,7 +4,10 @@ use queue::{JobState, Pass, State, Task, TaskResult, Worker};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 
-use crate::scene::{Docs, Fault, Scene, eventually, patience};
+use crate::{
+    blocking::{Block, renewing},
+    scene::{Docs, Fault, Scene, eventually, patience},
+};
 
 crate::on_every_store!(
     e12_a_healthy_long_job_is_never_taken_over,
@@ -14,11 +17,13 @@ crate::on_every_store!(
     a_heartbeat_carries_the_progress_also_after_one_that_failed,
     a_worker_that_stalled_writes_nothing_into_the_next_attempt,
     a_handler_is_told_that_another_worker_has_its_job,
+    a_handler_that_does_not_heed_the_loss_of_its_job_is_dropped,
     running_jobs_are_told_to_stop_although_a_claim_is_never_answered,
     a_lease_that_cannot_be_kept_is_refused,
     a_lease_that_would_never_be_over_is_refused,
-    a_cpu_bound_handler_keeps_its_lease,
 );
+
+crate::on_every_store_by_the_clock!(a_cpu_bound_handler_keeps_its_lease);
 
 #[derive(Serialize, Deserialize, Task)]
 #[task(name = "long", output = String)]
@@ -271,6 +276,38 @@ async fn a_handler_is_told_that_another_worker_has_its_job(scene: Scene) {
     assert_eq!((now.log.len(), now.crashes), (0, 1));
 }
 
+async fn a_handler_that_does_not_heed_the_loss_of_its_job_is_dropped(scene: Scene) {
+    let docs = Docs::default();
+    let worker = Worker::new(scene.queue.clone())
+        .state(docs.clone())
+        .task(|_: Long, State(docs): State<Docs>| async move {
+            docs.write("begun");
+            std::future::pending::<TaskResult<String>>().await
+        })
+        .lease(Duration::from_millis(600))
+        .renew_every(Duration::from_millis(20))
+        .lost_grace(Duration::from_millis(20))
+        .build()
+        .unwrap();
+    let handle = scene.queue.enqueue(Long).await.unwrap();
+    let stealing = async {
+        eventually("the job runs", || async { docs.len() == 1 }).await;
+        let job = handle.job().await.unwrap().unwrap();
+        let sibling = scene.sibling().await;
+        eventually("it is taken back", || async {
+            let held = queue::core::Held::new(job.id, job.fence);
+            sibling.store().heartbeat(&[held], Duration::from_micros(1)).await.unwrap();
+            !sibling.store().reap(std::num::NonZeroU32::MIN).await.unwrap().is_empty()
+        })
+        .await;
+    };
+    let running = tokio::time::timeout(patience(), worker.run(Pass::new()));
+    let (summary, ()) = tokio::join!(running, stealing);
+    let summary = summary.expect("the handler is dropped").unwrap();
+    assert!(matches!(summary.jobs[0].result, queue::JobResult::Lost), "{summary:?}");
+    assert_eq!(handle.job().await.unwrap().unwrap().state, JobState::Waiting);
+}
+
 /// Ends the lease of the running job as if its holder had been silent for that long.
 async fn steal(scene: &Scene, handle: &queue::JobHandle<Long>) {
     let store = scene.queue.store();
@@ -313,30 +350,17 @@ async fn a_lease_that_would_never_be_over_is_refused(scene: Scene) {
 }
 
 async fn a_cpu_bound_handler_keeps_its_lease(scene: Scene) {
-    const LEASE: Duration = Duration::from_secs(1);
-    let worker = Worker::new(scene.queue.clone())
-        .task(|_: Long| async {
-            let end = std::time::Instant::now() + 3 * LEASE;
-            while std::time::Instant::now() < end {
-                std::hint::spin_loop();
-            }
-            Ok("spun".to_owned())
+    let block = Block::default();
+    let worker = renewing(scene.queue.clone())
+        .state(block.clone())
+        .task(|_: Long, State(block): State<Block>| async move {
+            block.block();
+            Ok("computed".to_owned())
         })
-        .lease(LEASE)
         .build()
         .unwrap();
     let handle = scene.queue.enqueue(Long).await.unwrap();
-    let sibling = scene.sibling().await;
-    let reaping = async {
-        loop {
-            let reaped = sibling.store().reap(std::num::NonZeroU32::MIN).await.unwrap();
-            assert!(reaped.is_empty(), "{reaped:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! {
-        summary = worker.run(Pass::new()) => assert_eq!(summary.unwrap().succeeded(), 1),
-        () = reaping => unreachable!(),
-    }
+    let (summary, ()) = tokio::join!(worker.run(Pass::new()), block.for_three_leases(&scene));
+    assert_eq!(summary.unwrap().succeeded(), 1);
     assert_eq!(handle.job().await.unwrap().unwrap().crashes, 0);
 }

@@ -228,6 +228,7 @@ pub const RULES: &[Rule] = &[
         tests: &[
             EveryStore("leases::a_worker_that_stalled_writes_nothing_into_the_next_attempt"),
             EveryStore("leases::a_handler_is_told_that_another_worker_has_its_job"),
+            EveryStore("leases::a_handler_that_does_not_heed_the_loss_of_its_job_is_dropped"),
             EveryStore("races::e26_the_fenced_holder_cannot_complete_a_job_that_failed_elsewhere"),
             EveryStore("hardening::an_attempt_that_lost_its_job_to_its_own_worker_is_told"),
             File("tests/faults/stops.rs", "a_stopped_worker_that_wakes_changes_nothing"),

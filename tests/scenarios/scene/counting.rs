@@ -60,6 +60,8 @@ pub struct Trips {
 pub enum Lock {
     /// All.
     All,
+    /// Those that ask for jobs.
+    Claims,
     /// Deletions.
     Deletes,
     /// Changes of this job.
@@ -68,10 +70,16 @@ pub enum Lock {
     Renewals(JobId),
 }
 
+/// Whether a call asks for jobs.
+const fn asks(op: &Op) -> bool {
+    matches!(op, Op::Claim(_) | Op::UpdateAndClaim(..))
+}
+
 impl Lock {
     fn holds(self, op: &Op) -> bool {
         match (self, op) {
             (Lock::All, _) | (Lock::Deletes, Op::Delete(..)) => true,
+            (Lock::Claims, op) => asks(op),
             (Lock::Writes(id), Op::Update(updates) | Op::UpdateAndClaim(updates, _)) => {
                 updates.iter().any(|update| update.id == id)
             }
@@ -313,7 +321,7 @@ impl RunOp for Counting {
             self.trips.entries.fetch_add(entries, Ordering::SeqCst);
         }
         let (method, late) = (op.method(), &self.trips.late);
-        let asks = matches!(op, Op::Claim(_) | Op::UpdateAndClaim(..));
+        let asks = asks(&op);
         let answer = op.run(&*self.store).await?;
         self.trips.asked.fetch_add(asks.into(), Ordering::SeqCst);
         let late = late.lock().unwrap().remove(method);
