@@ -1,6 +1,6 @@
 //! How long a failed job waits, by a clock that the tests move.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::future::join;
 use queue::{
@@ -8,7 +8,6 @@ use queue::{
     TaskOptions, TaskResult, Timestamp, Wf, Worker, WorkerBuilder,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Notify;
 
 use crate::scene::{Docs, Scene, eventually};
 
@@ -119,20 +118,21 @@ async fn a_step_waits_by_its_own_failures_and_not_by_the_jobs(scene: Scene) {
     assert_eq!(worker.run(Pass::new()).await.unwrap().succeeded(), 1);
 }
 
-/// One step fails at once; another fails when the test says so, half an hour later.
+/// One step fails at once; another fails half an hour later.
 async fn two_failures(scene: &Scene, early: Duration, late: Duration) -> Option<Duration> {
-    let (docs, go_on) = (Docs::default(), Arc::new(Notify::new()));
-    let held = go_on.clone();
+    let (docs, clock) = (Docs::default(), scene.clock.clone());
     let worker = worker(scene, &docs)
         .workflow(move |_: Flow, wf: Wf, State(docs): State<Docs>| {
-            let go_on = held.clone();
+            let clock = clock.clone();
             async move {
                 let fails_early = wf.run("early", || async {
                     docs.write("early");
                     fails().await
                 });
                 let fails_late = wf.run("late", || async {
-                    go_on.notified().await;
+                    // By then it is noted: this is the same task, and the other ends in one breath.
+                    eventually("one has failed", || async { docs.len() == 1 }).await;
+                    clock.advance(30 * MINUTE);
                     fails().await
                 });
                 let (one, other) = join(
@@ -146,14 +146,7 @@ async fn two_failures(scene: &Scene, early: Duration, late: Duration) -> Option<
         .build()
         .unwrap();
     scene.queue.enqueue(Flow).await.unwrap();
-    let moving = async {
-        eventually("one has failed", || async { docs.len() == 1 }).await;
-        // It notes its failure in the same breath, without a trip; the other runs on.
-        tokio::task::yield_now().await;
-        scene.clock.advance(30 * MINUTE);
-        go_on.notify_one();
-    };
-    join(wait(&worker), moving).await.0
+    wait(&worker).await
 }
 
 async fn of_several_failed_steps_the_latest_date_wins(scene: Scene) {
