@@ -280,6 +280,16 @@ switches! {
         "A worker whose claim fails asks again at once.";
     TroubleEndsTheWorker: "56", "serving::memory::e22_a_worker_goes_on_after_the_store_failed",
         "A worker whose claim fails takes no more jobs.";
+    UnknownTasksAreNotNamed: "1", "unknown::memory::e9_a_workflow_that_calls_an_unregistered_task_fails_with_its_name",
+        "A workflow that calls an unknown task fails without its name.";
+    PlacesAreLost: "13", "hardening::memory::a_job_that_is_given_back_keeps_its_place",
+        "A job that is given back stands at the end of the queue.";
+    RestoreRulesAreIgnored: "25", "restoring::memory::a_function_of_the_input_and_the_status_decides",
+        "A completed step is restored whatever a function says of it.";
+    ConditionsAreIgnored: "48", "data::memory::a_step_that_completes_the_job_ends_it",
+        "A step of a data workflow runs whether or not its condition holds.";
+    CompletesJobIsIgnored: "48", "data::memory::a_step_that_completes_the_job_ends_it",
+        "A data workflow goes on after the step that completes its job.";
     BackoffRetriesForEver: "22", "retries::memory_by_the_clock::a_backoff_without_a_number_of_retries_is_no_retry",
         "A backoff without a number of retries is one without end.";
     BodyErrorsAreNotRetried: "21", "retries::memory::e10_an_error_of_the_body_is_repeated_as_often_as_the_workflow_says",

@@ -229,6 +229,9 @@ async fn settle(bench: &Bench, active: &Active, ended: Ended) -> JobResult {
         Ending::Sleep(until) => {
             (Transition::Release { when: When::At(until) }, JobResult::Sleeping { until })
         }
+        Ending::Release if broken!(PlacesAreLost) => {
+            (Transition::Release { when: When::Now }, JobResult::Released)
+        }
         // Back to its place in the queue.
         Ending::Release => {
             (Transition::Release { when: When::At(active.run_at) }, JobResult::Released)

@@ -103,7 +103,7 @@ impl Plan {
                 Either::Left((Some(None), _)) => {}
                 Either::Left((Some(Some((position, Ok(output)))), _)) => {
                     run.finish(position, output);
-                    if self.steps[position].completes_job {
+                    if self.steps[position].completes_job && !broken!(CompletesJobIsIgnored) {
                         completing = Some(completing.map_or(position, |other| other.min(position)));
                     }
                 }
@@ -134,7 +134,9 @@ impl Run<'_> {
             let met = |need: &usize| self.status[*need] == Status::Met;
             if self.status[position] != Status::Waiting || !step.needs.iter().all(met) {
                 position += 1;
-            } else if step.condition.as_ref().is_none_or(|condition| condition.holds(&self.data)) {
+            } else if broken!(ConditionsAreIgnored)
+                || step.condition.as_ref().is_none_or(|condition| condition.holds(&self.data))
+            {
                 self.status[position] = Status::Started;
                 let input = match &step.input {
                     None => self.data["input"].clone(),

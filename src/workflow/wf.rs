@@ -150,6 +150,7 @@ impl Wf {
             self.0.catalog.get(task).map(|registered| (registered, &registered.run))
         else {
             let known = self.0.catalog.known();
+            let task = if broken!(UnknownTasksAreNotNamed) { "" } else { task };
             return Err(TaskError::fatal_named(
                 "unknown-task",
                 format!(
