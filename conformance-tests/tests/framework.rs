@@ -268,7 +268,7 @@ fn a_report_says_how_to_replay_and_is_written_for_people_and_programs() {
 fn the_catalogue_is_whole_and_names_nothing_twice() {
     let expected = [
         ("INS", 12),
-        ("CLM", 24),
+        ("CLM", 25),
         ("LOG", 15),
         ("UPD", 21),
         ("LSE", 14),

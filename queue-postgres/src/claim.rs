@@ -389,9 +389,10 @@ async fn claim_by_looking(
             Err(error) if error::is_unique_violation(&error) && tried < TRIES => {
                 db::pause(tried).await
             }
-            // Still: they are passed over, like any job that a rival is at.
+            // Still: they are passed over, like any job that a rival is at, unless it was the same claim.
             Err(error) if error::is_unique_violation(&error) => {
-                return Ok(Claimed::new(Vec::new(), Some(now)));
+                let held = repeated(db, request).await?;
+                return Ok(held.unwrap_or_else(|| Claimed::new(Vec::new(), Some(now))));
             }
             Err(error) => return Err(error::from_sqlx(error, "claim")),
         }

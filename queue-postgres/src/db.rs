@@ -139,12 +139,13 @@ pub(crate) async fn once(
 const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// The server's own limits for statements, in milliseconds. One that nobody waits for any more must not be made later, beside
-/// its repeat.
-pub(crate) fn limits(call_timeout: Duration) -> [(&'static str, String); 2] {
+/// its repeat, nor a transaction whose client has gone silent keep what it has locked.
+pub(crate) fn limits(call_timeout: Duration) -> [(&'static str, String); 3] {
     let millis = |limit: Duration| limit.as_millis().clamp(1, i32::MAX as u128).to_string();
     [
         ("statement_timeout", millis(call_timeout)),
         ("lock_timeout", millis(LOCK_WAIT.min(call_timeout))),
+        ("idle_in_transaction_session_timeout", millis(call_timeout)),
     ]
 }
 

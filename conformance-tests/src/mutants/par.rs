@@ -1,3 +1,5 @@
+use std::num::NonZeroU32;
+
 use futures::FutureExt;
 use queue_core::{
     Ack, BulkChange, ClaimRequest, Claimed, Fired, Guard, Inserted, Job, JobId, JobUpdate,
@@ -68,6 +70,12 @@ pub(super) const MUTANTS: &[Mutant] = &[
                 .boxed()
             })
         },
+    ),
+    Mutant::new(
+        "claim-and-its-repeat-answer-a-part-each",
+        "a claim and its repeat share their limit, and each answers the part that it took itself",
+        &["CLM-25"],
+        || Flaw::none().claim_racing(|store, request| take_one_by_one(store, request).boxed()),
     ),
     Mutant::new(
         "heartbeat-writes-the-row-back",
@@ -434,6 +442,34 @@ async fn look_then_take(store: &Shared, request: &ClaimRequest) -> Result<Claime
         let picked = world.pick(request, now);
         raw::take(world, &picked, request, now)
     }))
+}
+
+/// Takes one job after the other while fewer are held under the token than its limit, and answers those.
+async fn take_one_by_one(store: &Shared, request: &ClaimRequest) -> Result<Claimed> {
+    request.check()?;
+    if let Some(repeated) = store.step(|world, now| world.repeated_claim(request, now)) {
+        return Ok(repeated);
+    }
+    let mut one = request.clone();
+    one.limit = NonZeroU32::MIN;
+    let mut taken = Claimed::new(Vec::new(), None);
+    for _ in 0..request.limit.get() {
+        store.pause().await;
+        let next = store.step(|world, now| {
+            let held = world.repeated_claim(request, now).map_or(0, |held| held.jobs.len());
+            (held < request.limit.get() as usize).then(|| {
+                let picked = world.pick(&one, now);
+                raw::take(world, &picked, &one, now)
+            })
+        });
+        let Some(next) = next else { break };
+        taken.next_due = next.next_due;
+        match next.jobs.is_empty() {
+            true => break,
+            false => taken.jobs.extend(next.jobs),
+        }
+    }
+    Ok(taken)
 }
 
 /// Where it is concerned, a claim does not notice that it runs beside its repeat.
