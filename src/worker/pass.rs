@@ -124,7 +124,9 @@ impl Worker {
     /// If the future is dropped, jobs that were started go on, and the others are given back.
     ///
     /// A job that is to be retried is not run again in the same pass, even if it is due at once. If it goes before the others even
-    /// so (by its priority, or in LIFO order), it is held until the pass has claimed all that it takes.
+    /// so (by its priority, in LIFO order, or before jobs that fell due later), it is held until the pass has claimed all that it
+    /// takes, and then given back: until then it keeps its place in its lane, a request to cancel it waits, and a crash of the
+    /// process counts as one of the job.
     /// Jobs whose lease is over are taken back first if there is room for them.
     ///
     /// # Errors
@@ -155,7 +157,8 @@ impl Worker {
         let (mut taken, mut running) = (VecDeque::new(), FuturesUnordered::new());
         let (mut begun, mut jobs) = (0, Vec::new());
         loop {
-            let (free, left) = (slots - running.len(), limit - asked.jobs.len());
+            // A store may have answered with more than it was asked for.
+            let (free, left) = (slots - running.len(), limit.saturating_sub(asked.jobs.len()));
             let room = if broken!(PassesClaimBeyondTheirSlots) { left } else { free.min(left) };
             self.claim_for(&mut asked, &mut taken, room).await?;
             for taken in taken.drain(..free.min(taken.len())) {
@@ -163,7 +166,7 @@ impl Worker {
                 running.push(taken.spawn().map(move |report| Some((place, report?))));
                 begun += 1;
             }
-            if asked.requests.is_empty() || asked.jobs.len() == limit {
+            if asked.requests.is_empty() || asked.jobs.len() >= limit {
                 give_back(std::mem::take(&mut asked.again)).await;
             }
             // A job that takes long holds up no slot but its own, so they end in any order.
