@@ -8,7 +8,7 @@ mod postgres;
 mod private;
 
 pub use mongo::Database;
-pub use postgres::Role;
+pub use postgres::{Role, without_tls};
 pub use private::Private;
 
 /// The URL of a server that a variable of the environment names.

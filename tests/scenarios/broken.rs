@@ -72,7 +72,7 @@ fn every_broken_engine_is_killed_by_the_test_that_is_named_for_it() {
     };
     let mut trials: Vec<_> = std::thread::scope(|scope| {
         // They wait more than they work.
-        let workers = [(); 4].map(|()| scope.spawn(work));
+        let workers = [(); 8].map(|()| scope.spawn(work));
         workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
     });
     trials.sort_by_key(|(place, _)| *place);

@@ -11,6 +11,7 @@ impl Scene {
     pub async fn postgres(clock: Clock) -> Self {
         use queue::postgres::PostgresOptions;
         let role = Arc::new(test_servers::Role::new());
+        let url = test_servers::without_tls(&role.url());
         let now = clock.clone();
         let open = move |url: String| {
             let now = now.clone();
@@ -19,7 +20,7 @@ impl Scene {
                 Ok(Arc::new(options.open().await?) as Arc<dyn JobStore>)
             }
         };
-        let mut scene = Self::at("postgres", role.url(), clock, open, role.clone()).await;
+        let mut scene = Self::at("postgres", url, clock, open, role.clone()).await;
         scene.statements = Some(Box::new(move || Box::pin(role.statements())));
         scene
     }
