@@ -188,7 +188,10 @@ impl Taking {
         };
         for ((pick, place), verdict) in picked.iter().zip(verdicts) {
             match verdict {
-                Verdict::Applied => drop(self.places.insert(*place)),
+                Verdict::Applied => {
+                    self.places.insert(*place);
+                    wanted.set_taken(pick.candidate.id);
+                }
                 // It has no slot that another could have: it is its place that is taken.
                 Verdict::Taken if pick.slot.is_none() => self.is_repeat = true,
                 _ => {

@@ -107,6 +107,12 @@ impl<'a> Wanted<'a> {
         Ok(differs)
     }
 
+    /// A job that is taken keeps the mark of the slot that it freed, and has one revision more.
+    pub(super) fn set_taken(&mut self, id: JobId) {
+        let id = codec::job_id(&id);
+        self.marks.iter_mut().filter(|mark| mark.0 == id).for_each(|mark| mark.1 += 1);
+    }
+
     /// Leaves out a job that another was faster with.
     pub(super) fn set_lost(&mut self, id: JobId) {
         self.lost.push(id);

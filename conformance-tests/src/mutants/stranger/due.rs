@@ -237,6 +237,20 @@ pub(super) const MUTANTS: &[Mutant] = &[
         },
     ),
     Mutant::new(
+        "next-due-is-now-in-a-lane-that-goes-round",
+        "a claim that takes a job again in its lane says that there is more to be had now",
+        &["CLM-22"],
+        || {
+            Flaw::none().claim(|world, request, now| {
+                let mut claimed = world.claim(request, now)?;
+                if claimed.jobs.iter().any(|job| job.attempt > 1 && job.lane.is_some()) {
+                    claimed.next_due = Some(now);
+                }
+                Ok(claimed)
+            })
+        },
+    ),
+    Mutant::new(
         "next-due-within-an-hour",
         "a job due in more than an hour is nothing to wait for",
         &["CLM-22"],

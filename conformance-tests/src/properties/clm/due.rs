@@ -5,10 +5,10 @@ use std::time::Duration;
 use queue_core::{ClaimRequest, Job, JobFilter, Kinds, Lane, NewJob, Order, Timestamp, When};
 
 use super::super::scene::{
-    HOUR, LEASE, MICRO, Store, another, job, n, put, put_all, queue, secs, take_id, wanted,
-    wanted_from,
+    HOUR, LEASE, MICRO, Store, another, job, n, put, put_all, queue, release, retry, secs, settle,
+    take_id, wanted, wanted_from,
 };
-use crate::{Case, Checked, Stop, check};
+use crate::{Case, Checked, Stop, check, check_eq};
 
 /// That a claim takes nothing and says to come again at `exact`, or sooner though not now.
 async fn check_due(
@@ -79,6 +79,36 @@ pub(super) async fn waiting_jobs_count(case: &Case<'_>) -> Checked {
         let soon = case.now().await?.plus(MICRO * 500);
         put(store, &due_in("soon", soon, 0)).await?;
         check_due(case, &here, Some(soon), "a job due within the millisecond").await?;
+    }
+    full_lanes_are_waited_for(case).await
+}
+
+/// The job that frees its lane takes it again: what is behind it waits for the lease as before.
+async fn full_lanes_are_waited_for(case: &Case<'_>) -> Checked {
+    let store = case.store();
+    for (limit, name) in [(1, "one at a time"), (2, "two at a time")] {
+        let mut jobs = [job("first"), job("second"), job("behind")];
+        for (job, priority) in jobs.iter_mut().zip([2, 1, 0]) {
+            (job.queue, job.priority) = (queue(name)?, priority);
+            job.lane = Some(Lane::with_limit(name, n(limit)));
+        }
+        put_all(store, &jobs).await?;
+        let request = wanted_from(&[name], 9)?;
+        for when in [When::Now, When::At(case.now().await?), When::Now] {
+            let claimed = store.claim(&another(&request)).await?;
+            let now = case.now().await?;
+            let over = claimed.jobs.iter().map(end).collect::<Checked<Vec<_>>>()?;
+            check_eq!(over.len(), limit as usize, "jobs that a lane lets run ({name})");
+            let (due, over) = (claimed.next_due, over.into_iter().min());
+            check!(
+                due.is_some() && due <= over && (!case.is_clocked() || due > Some(now)),
+                "the lane ({name}) is full until {over:?}, but next_due is {due:?} ({now} now)"
+            );
+            for (index, job) in claimed.jobs.iter().enumerate() {
+                let back = if index == 0 { retry(when) } else { release(when) };
+                settle(store, job, back).await?;
+            }
+        }
     }
     Ok(())
 }
