@@ -322,6 +322,18 @@ switches! {
         "Nobody is told how the steps of a data workflow end.";
     FlowStepsAreNotRetried: "48", "data::memory::e2_a_failing_step_of_a_data_workflow_is_repeated_as_often_as_its_task_says",
         "The steps of a data workflow are never tried again.";
+    ProgramsThroughAShell: "49", "outside::memory::a_program_gets_its_arguments_as_they_are_and_no_shell",
+        "The arguments of a program are one line for a shell.";
+    ProgramsRunForEver: "49", "outside::memory::a_program_beyond_its_limits_is_ended_and_its_slot_is_free",
+        "A program has no time limit.";
+    ProgramOutputIsUnlimited: "49", "outside::memory::a_program_beyond_its_limits_is_ended_and_its_slot_is_free",
+        "A program may print as much as it likes.";
+    ProgramErrorsAreDropped: "49", "outside::memory::a_program_that_fails_is_retried_and_what_it_said_is_kept",
+        "What a program says on its standard error is not kept.";
+    EndpointRefusalsAreRetried: "49", "outside::memory::trouble_of_an_endpoint_is_retried_and_its_refusal_is_final",
+        "A call that an endpoint refuses is tried again.";
+    EndpointTroubleIsFinal: "49", "outside::memory::trouble_of_an_endpoint_is_retried_and_its_refusal_is_final",
+        "A call that fails for trouble of the server is not tried again.";
     WriteCancelIsIgnored: "35", "cancelling::memory::e15_a_job_cancelled_by_id_stops_after_the_running_step",
         "What the answer to a write says of a cancellation is not heard.";
     CancelKillsTheStep: "36", "cancelling::memory::a_step_that_runs_when_its_job_is_cancelled_is_not_killed",

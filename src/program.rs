@@ -114,7 +114,10 @@ impl Program {
     /// # Errors
     /// See [`ProgramError`]. Whatever the error, the program is not running any more.
     pub async fn run(&self, input: &Payload) -> Result<Payload, ProgramError> {
-        let argv = self.arguments(input)?;
+        let mut argv = self.arguments(input)?;
+        if broken!(ProgramsThroughAShell) {
+            argv = vec!["sh".to_owned(), "-c".to_owned(), argv.join(" ")];
+        }
         let name = argv[0].clone();
         let mut command = Command::new(self.locate(&name)?);
         command.args(&argv[1..]).envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -130,13 +133,15 @@ impl Program {
 
         let mut stderr = Vec::new();
         let talk = self.talk(&mut group, input, &mut stderr);
-        let ended = tokio::time::timeout(self.timeout, talk).await;
+        let limit = if broken!(ProgramsRunForEver) { Duration::MAX } else { self.timeout };
+        let ended = tokio::time::timeout(limit, talk).await;
         let broken = match ended.unwrap_or(Err(Broken::TooSlow)) {
             Ok(Ended { status, stdout }) if status.success() => {
                 return document(&name, &stdout, || tail(&stderr));
             }
             Ok(Ended { status, .. }) => {
-                return Err(ProgramError::ended_badly(name, status, tail(&stderr)));
+                let said = if broken!(ProgramErrorsAreDropped) { &[][..] } else { &stderr };
+                return Err(ProgramError::ended_badly(name, status, tail(said)));
             }
             Err(broken) => broken,
         };
@@ -221,7 +226,8 @@ impl Program {
             // Fed or not, the end is told by the other side.
             std::future::pending().await
         };
-        let read = read_to_limit(&mut stdout, self.max_output);
+        let unlimited = broken!(ProgramOutputIsUnlimited).then_some(usize::MAX);
+        let read = read_to_limit(&mut stdout, unlimited.unwrap_or(self.max_output));
         let listen = async { keep_tail(&mut errors, stderr).await.map_err(Broken::Io) };
         let end = async {
             let (stdout, ()) = tokio::try_join!(read, listen)?;

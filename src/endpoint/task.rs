@@ -68,7 +68,8 @@ fn failure(error: EndpointError) -> TaskError {
     let mut error = TaskError::from(error);
     if let Fault::Failed { error, fatal } = &mut error.fault {
         error.name = name.to_owned();
-        *fatal = !transient;
+        *fatal =
+            !transient && !broken!(EndpointRefusalsAreRetried) || broken!(EndpointTroubleIsFinal);
     }
     error
 }

@@ -22,6 +22,7 @@ mod keeping;
 mod lanes;
 mod leases;
 mod neglected;
+mod outside;
 mod passes;
 mod poison;
 mod processes;

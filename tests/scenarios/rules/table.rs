@@ -764,13 +764,17 @@ pub const RULES: &[Rule] = &[
     Rule {
         number: "49",
         part: "Workflows as data, and handlers outside",
-        sentence: "A handler may be a program or an HTTP endpoint, within limits.",
+        sentence: "A handler may be a program or an HTTP endpoint, within limits; only what the worker was given is run.",
         tests: &[
-            File("src/program/tests.rs", "json_goes_in_and_comes_out_byte_for_byte"),
-            File(
-                "src/program/tests.rs",
-                "arguments_are_filled_from_the_input_and_stay_one_argument",
-            ),
+            EveryStore("outside::programs_and_endpoints_handle_jobs_and_steps_as_code_does"),
+            EveryStore("outside::a_program_gets_its_arguments_as_they_are_and_no_shell"),
+            EveryStore("outside::a_program_that_fails_is_retried_and_what_it_said_is_kept"),
+            EveryStore("outside::a_program_beyond_its_limits_is_ended_and_its_slot_is_free"),
+            EveryStore("outside::trouble_of_an_endpoint_is_retried_and_its_refusal_is_final"),
+            EveryStore("outside::nothing_outside_is_run_that_the_worker_was_not_given"),
+            File("src/program/tests.rs", "a_program_that_hangs_is_killed_with_its_children"),
+            File("src/endpoint/tests.rs", "a_call_that_takes_too_long_is_given_up"),
+            File("src/endpoint/tests.rs", "an_answer_that_is_too_long_is_not_read_to_its_end"),
         ],
     },
     Rule {
