@@ -179,7 +179,7 @@ pub(super) async fn repeats_beside_the_first_share_its_limit(case: &Case<'_>) ->
     const LIMIT: u32 = 3;
     let store = case.store();
     let handles = case.handles(4).await?;
-    for round in 0..case.times(3) {
+    for round in 0..case.times(5) {
         for way in ["all", "a queue", "a filter", "lanes", "an update"] {
             let name = format!("{way} {round}");
             let mut jobs = plain_jobs(16);

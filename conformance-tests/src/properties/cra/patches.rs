@@ -198,7 +198,7 @@ impl Deed {
 
 pub(super) async fn never_apart(case: &Case<'_>) -> Checked {
     let mut rng = case.rng();
-    let (kills, mut acknowledged, mut lost, mut happened) = (case.times(6), 0, 0, 0);
+    let (kills, mut acknowledged, mut lost, mut happened) = (case.times(8), 0, 0, 0);
     for _ in 0..kills {
         let (site, life) = Site::durable(case).await?;
         let mut deeds = Vec::new();
