@@ -218,8 +218,12 @@ impl Evidence<'_> {
         let again = self.check_executions();
         self.check_completions();
         let crashes = self.check_crashes(lost);
-        // Each slot of a killed process may have had that many steps in flight.
-        assert!(again <= (self.kills.len() * SLOTS + lost) * PARALLEL, "{again} executions more");
+        // Each slot of a killed process had a job, with one execution of a step in flight, and as many steps as run at once.
+        let slots = self.kills.len() * SLOTS + lost;
+        assert!(again.values().all(|again| *again <= slots), "more than {slots}: {again:?}");
+        let most = again.values().max().copied().unwrap_or_default();
+        let again: usize = again.values().sum();
+        assert!(again <= slots * PARALLEL, "{again} executions more");
         let mut recoveries = self.recoveries();
         recoveries.sort();
         let longest = recoveries.last().copied().unwrap_or_default();
@@ -227,8 +231,8 @@ impl Evidence<'_> {
         assert!(longest <= LEASE + FORGOTTEN, "a job was forgotten for {longest:?}");
         let held: usize = self.kills.iter().map(|kill| kill.held.len()).sum();
         format!(
-            "{} kills of processes that held {held} jobs, {crashes} crashes, {again} steps executed again ({} x {SLOTS} \
-             slots), {lost} leases lost by living workers; held jobs ran again after {median:.2?} (median), {longest:.2?} \
+            "{} kills of processes that held {held} jobs, {crashes} crashes, {again} steps executed again (none of the \
+             five more than {most} times; {} x {SLOTS} slots), {lost} leases lost by living workers; held jobs ran again after {median:.2?} (median), {longest:.2?} \
              (longest); lease {LEASE:?}",
             self.kills.len(),
             self.kills.len(),
@@ -239,9 +243,9 @@ impl Evidence<'_> {
         self.lines.iter().filter(move |line| line.what == what)
     }
 
-    /// How often steps were executed beyond once. Only what a killed process had begun may be executed again, or
+    /// How often each step was executed beyond once, in all jobs together. Only what a killed process had begun may be executed again, or
     /// what a living one lost because its machine was too busy to renew its lease.
-    fn check_executions(&self) -> usize {
+    fn check_executions(&self) -> BTreeMap<&str, usize> {
         let killed: BTreeSet<u32> = self.kills.iter().map(|kill| kill.pid).collect();
         let lost: BTreeSet<(u32, JobId)> =
             self.of("lost").map(|line| (line.pid, line.job)).collect();
@@ -250,10 +254,10 @@ impl Evidence<'_> {
             executions.entry((line.job, &line.what)).or_default().push(line.pid);
         }
         assert_eq!(executions.len(), self.jobs.len() * STEPS.len(), "every step was executed");
-        let mut again = 0;
+        let mut again = BTreeMap::new();
         for ((job, step), pids) in &executions {
             let (_, earlier) = pids.split_last().unwrap();
-            again += earlier.len();
+            *again.entry(*step).or_default() += earlier.len();
             let excused = |pid: &u32| killed.contains(pid) || lost.contains(&(*pid, *job));
             assert!(earlier.iter().all(excused), "{step} of {job} by {pids:?} without a reason");
         }
