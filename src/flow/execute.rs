@@ -28,6 +28,9 @@ pub(super) trait StepRunner: Sync {
     /// Whether no step does any work: those whose futures are still pending wait for a retry in a
     /// later run, or for their turn to start.
     fn is_idle(&self) -> bool;
+
+    /// Whether a step has failed, whether or not its future has said so: no further one is to start in this run.
+    fn is_failing(&self) -> bool;
 }
 
 /// Why a flow failed.
@@ -78,7 +81,7 @@ impl Plan {
         let mut failure = None;
         let mut completing: Option<usize> = None;
         loop {
-            while failure.is_none() && completing.is_none() {
+            while failure.is_none() && completing.is_none() && !runner.is_failing() {
                 match run.next_ready() {
                     Ok(None) => break,
                     Ok(Some((position, input))) => running.push(start(position, input)),

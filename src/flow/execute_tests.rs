@@ -7,11 +7,12 @@ use super::*;
 use crate::flow::{Flow, Step};
 
 /// Answers each step by its task: `echo` returns its input, `fail` fails, `gate` waits until it is
-/// opened.
+/// opened, and `doomed` has failed by then, which is said when it is opened.
 #[derive(Default)]
 struct Script {
     started: Mutex<Vec<String>>,
     gates: Mutex<BTreeMap<String, oneshot::Sender<Result<Value, String>>>>,
+    failing: AtomicBool,
 }
 
 impl Script {
@@ -39,7 +40,10 @@ impl StepRunner for Script {
             "fail" => async move { Err(format!("{} failed", step.id)) }.boxed(),
             // Waits for a retry in a later run, as the engine's steps do.
             "park" => pending().boxed(),
-            _ => {
+            task => {
+                if task == "doomed" {
+                    self.failing.store(true, Ordering::Relaxed);
+                }
                 let (gate, opened) = oneshot::channel();
                 self.gates.lock().unwrap().insert(step.id.clone(), gate);
                 async move { opened.await.expect("the test keeps the gate") }.boxed()
@@ -50,10 +54,14 @@ impl StepRunner for Script {
     fn is_idle(&self) -> bool {
         self.gates.lock().unwrap().is_empty()
     }
+
+    fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
 }
 
 fn plan(steps: Vec<Step>) -> Plan {
-    Flow::new(steps).plan(["echo", "fail", "gate", "park"]).unwrap()
+    Flow::new(steps).plan(["echo", "fail", "gate", "doomed", "park"]).unwrap()
 }
 
 fn run(plan: &Plan, input: Value) -> (Result<Value, Failure<String>>, Vec<String>) {
@@ -268,4 +276,19 @@ fn steps_that_can_never_run_are_named_instead_of_waited_for() {
         failed(run(&plan, json!({})).0),
         "these steps can never run, because what they need is not done: b, c"
     );
+}
+
+#[test]
+fn no_step_starts_between_a_failure_and_its_being_told() {
+    let steps =
+        [Step::new("a", "doomed"), Step::new("c", "gate"), Step::new("b", "echo").needs(["c"])];
+    let plan = plan(steps.into());
+    let script = Script::default();
+    let result = play(
+        &plan,
+        &script,
+        &[&|| script.open("c", Ok(json!(1))), &|| script.open("a", Err("a failed"))],
+    );
+    assert_eq!(failed(result), "a failed");
+    assert_eq!(script.started(), ["a", "c"]);
 }

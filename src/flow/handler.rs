@@ -84,6 +84,10 @@ impl StepRunner for EngineSteps {
     fn is_idle(&self) -> bool {
         self.0.0.gate.is_idle()
     }
+
+    fn is_failing(&self) -> bool {
+        self.0.0.gate.is_failing()
+    }
 }
 
 /// Reads a document for templates. Escapes of lone surrogates are valid JSON but no text.

@@ -394,6 +394,12 @@ impl Gate {
         inside.wake_at = first.filter(|_| only_sleeps);
     }
 
+    /// Whether a step has failed, so that the run is to end or its failure to be shown.
+    #[cfg(feature = "flow")]
+    pub(crate) fn is_failing(&self) -> bool {
+        self.lock().is_held_up()
+    }
+
     /// Whether no step runs.
     pub(crate) fn is_idle(&self) -> bool {
         self.lock().running() == 0
