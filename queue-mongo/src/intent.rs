@@ -166,7 +166,7 @@ async fn carry_out(db: &Db, old: &JobId, successor: &Document, now: Timestamp) -
                 };
                 let mut row = codec::read(successor, 0)?.row;
                 let before = row.clone();
-                row.control.cancel(&superseded_by(JobId::from_uuid(rival.id("_id")?)), now);
+                row.control.cancel(&superseded_by(first_of(db, rival).await?), now);
                 let change = Change::between(&before, &row);
                 for key in change.unset.keys() {
                     document.remove(key);
@@ -184,6 +184,25 @@ async fn carry_out(db: &Db, old: &JobId, successor: &Document, now: Timestamp) -
     let cleared = db.jobs.update_one(intent.stands, cleared).await.map_err(write_failed)?;
     // Where it stood no more, this call may have inserted nothing.
     Ok(inserted && cleared.matched_count == 1)
+}
+
+/// Of the jobs that took each other's place, of which the last is given, the one that found the key free; or the earliest that
+/// is still there.
+async fn first_of(db: &Db, last: Document) -> Result<JobId> {
+    let mut first = last;
+    // Who stalls for long finds many, and an id that was used again leads round in a circle.
+    for _ in 0..cas::ROUNDS {
+        let Some(before) = first.get_document("source").ok().and_then(|made| made.get("job"))
+        else {
+            break;
+        };
+        let before = db.jobs.find_one(doc! { "_id": before.clone() });
+        let Some(before) = before.projection(doc! { "source": 1 }).await.map_err(failed)? else {
+            break;
+        };
+        first = before;
+    }
+    Ok(JobId::from_uuid(first.id("_id")?))
 }
 
 /// Carries out the intents that a query finds.

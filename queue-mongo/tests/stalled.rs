@@ -14,7 +14,7 @@ use mongodb::bson::{Document, doc};
 use queue_core::{
     ClaimRequest, Clock, Fire, Fired, Inserted, Job, JobId, JobPatch, JobStore, JobStoreExt,
     JobUpdate, Keep, Lane, NewJob, Outcome, Payload, Queues, Timestamp, Transition, Unique,
-    async_trait,
+    async_trait, spec::superseded_by,
 };
 use queue_mongo::{MongoOptions, MongoStore, Wake, mongodb};
 use server::{Scratch, Server};
@@ -169,7 +169,36 @@ async fn a_caller_that_stalls_while_it_supersedes_makes_its_job_once() {
     assert!((2..PLACES).contains(&stalls), "{stalls}");
 }
 
-/// As the test above, for slots whose job is `job`, with `before` in the queue.
+/// Others take the key while a caller stalls whose job was to have it: to readers it had it, and the first of them took it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_supersedes_the_job_of_a_stalled_caller_is_the_next_one() {
+    let mut stalls = 0;
+    for place in 0..PLACES {
+        let world = World::open(place).await;
+        let [old, stalled, next, last] = [(); 4].map(|()| superseding());
+        world.direct.insert_one(&old).await.unwrap();
+        let (slow, job) = (world.slow.clone(), stalled.clone());
+        let meanwhile = async {
+            world.direct.insert_one(&next).await.unwrap();
+            world.direct.insert_one(&last).await.unwrap();
+        };
+        let stalling = world.stall(async move { slow.insert_one(&job).await }, meanwhile).await;
+        let Some((answer, ())) = stalling else { break };
+        assert_eq!(answer.unwrap(), Inserted::New(stalled.id), "{place}");
+        let by = async |job: &NewJob| {
+            let job = world.direct.get_one(job.id).await.unwrap().unwrap();
+            job.cancel.map(|cancel| cancel.reason)
+        };
+        assert_eq!(by(&old).await, Some(superseded_by(stalled.id)), "{place}");
+        assert_eq!(by(&stalled).await, Some(superseded_by(next.id)), "{place}");
+        assert_eq!(by(&next).await, Some(superseded_by(last.id)), "{place}");
+        assert_eq!(by(&last).await, None, "{place}");
+        stalls += 1;
+    }
+    assert!((2..PLACES).contains(&stalls), "{stalls}");
+}
+
+/// As the first test, for slots whose job is `job`, with `before` in the queue.
 async fn stalls_while_it_fires(before: Option<fn() -> NewJob>, job: fn() -> NewJob, next: bool) {
     let mut stalls = 0;
     for place in 0..2 * PLACES {
